@@ -39,7 +39,7 @@ impl Exit {
     pub fn of(interface: &Interface) -> Self {
         match Role::try_from(interface.role) {
             Ok(Role::Tunnel) => Self::Tunnel(interface.slot),
-            Ok(Role::Uplink) | Err(NoRole) => Self::Uplink(interface.ifindex),
+            Ok(Role::Uplink | Role::Underlay) | Err(NoRole) => Self::Uplink(interface.ifindex),
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum Role {
     Uplink = 1,
     /// A tunnel.
     Tunnel = 2,
+    /// No uplink and no tunnel: only outer packets of tunnels arrive here.
+    Underlay = 3,
 }
 
 impl Role {
@@ -77,6 +79,7 @@ impl TryFrom<u8> for Role {
         match raw {
             1 => Ok(Self::Uplink),
             2 => Ok(Self::Tunnel),
+            3 => Ok(Self::Underlay),
             _ => Err(NoRole),
         }
     }
@@ -100,8 +103,10 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// [`Control::generation`]. It is copied here because the programs read this entry for each packet.
     pub generation: u64,
+    /// 1 for a tunnel whose packets the programs carry, by its [`OuterPath`](crate::six_in_four::OuterPath); else 0.
+    pub is_carried: u32,
     /// Always 0.
-    pub reserved: u64,
+    pub reserved: u32,
     /// The local address of the tunnel. A packet that arrives with this source address is dropped.
     /// Unspecified: no packet is dropped for its source.
     pub own: Address,
@@ -498,7 +503,7 @@ mod tests {
 
     #[test]
     fn roles_are_read_back() {
-        for role in [Role::Uplink, Role::Tunnel] {
+        for role in [Role::Uplink, Role::Tunnel, Role::Underlay] {
             assert_eq!(Role::try_from(role.raw()), Ok(role));
         }
         assert_eq!(Role::try_from(Interface::default().role), Err(NoRole));

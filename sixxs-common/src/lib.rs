@@ -12,6 +12,7 @@
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
+//! * [`six_in_four`] – the outer header of tunnels that the programs carry
 //! * [`stat`] – all counters, by name
 //! * [`layout`] – keys and values of the maps
 #![cfg_attr(not(test), no_std)]
@@ -23,6 +24,7 @@ pub mod flow;
 pub mod layout;
 pub mod packet;
 pub mod recursion;
+pub mod six_in_four;
 pub mod stat;
 pub mod too_big;
 pub mod treatment;

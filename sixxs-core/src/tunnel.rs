@@ -1,6 +1,8 @@
 //! The state of a tunnel, as shown to users.
 
-use crate::link::Link;
+use std::net::Ipv4Addr;
+
+use crate::{link::Link, types::IfIndex};
 
 /// The last status that the driver of a tunnel reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,32 @@ pub enum CarrierKind {
     Tun,
     /// The kernel, by a `sit` device.
     Sit,
+    /// The programs in the kernel, at a TUN device and at the interface that leads to the broker.
+    Ebpf,
+}
+
+/// The path of the outer packets of a 6in4 tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterPath {
+    /// The interface that leads to the broker.
+    pub index: IfIndex,
+    /// This host's outer address.
+    pub local: Ipv4Addr,
+    /// The broker's address.
+    pub remote: Ipv4Addr,
+    /// The largest inner packet that fits, in bytes.
+    pub largest: u32,
+}
+
+/// What a driver reports about the outer path of its tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OuterReport {
+    /// Nothing yet: what an earlier run left stays.
+    Pending,
+    /// There is no path that the programs could use.
+    None,
+    /// The programs can use this path.
+    Path(OuterPath),
 }
 
 impl State {

@@ -5,8 +5,9 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        __sk_buff, BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_check_mtu_flags,
-        bpf_redir_neigh,
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_check_mtu_flags, bpf_redir_neigh,
     },
     helpers::{
         bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns,
@@ -19,6 +20,7 @@ use aya_ebpf::{
 use sixxs_common::{
     layout::{NO_UID, NextHop},
     packet::{ETHERNET_HEADER_BYTES, MAX_HEADER_OFFSET, Packet},
+    six_in_four,
     treatment::Fit,
 };
 
@@ -315,8 +317,45 @@ impl Frame {
     /// Makes room for `bytes` between link layer and IP header.
     #[inline(always)]
     pub(crate) fn make_room(&self, bytes: u32) -> Result<(), Refused> {
+        self.adjust_room(bytes as i32, 0)
+    }
+
+    /// Makes room for an outer IPv4 header before an IPv6 packet, which becomes the inner packet. Refused if it is an
+    /// inner packet already. Kernel 5.1.
+    #[inline(always)]
+    pub(crate) fn make_room_for_ipv4(&self) -> Result<(), Refused> {
+        const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+        self.adjust_room(six_in_four::HEADER_BYTES as i32, FLAGS)
+    }
+
+    /// Removes an outer IPv4 header of `bytes`, behind which is an IPv6 packet. Kernel 6.3.
+    #[inline(always)]
+    pub(crate) fn remove_ipv4(&self, bytes: u32) -> Result<(), Refused> {
+        const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+        self.adjust_room(-(bytes as i32), FLAGS)
+    }
+
+    /// Adds or removes bytes behind the link-layer header.
+    #[inline(always)]
+    fn adjust_room(&self, bytes: i32, flags: u32) -> Result<(), Refused> {
         // SAFETY: takes the context and numbers.
-        accepted(unsafe { bpf_skb_adjust_room(self.skb(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) })
+        let result =
+            unsafe { bpf_skb_adjust_room(self.skb(), bytes, BPF_ADJ_ROOM_MAC, flags.into()) };
+        accepted(result)
+    }
+
+    /// Clears the firewall mark: it is for the inner packet.
+    #[inline(always)]
+    pub(crate) fn clear_mark(&self) {
+        // SAFETY: the context is a valid `__sk_buff`, and programs of this type may write the mark.
+        unsafe { (*self.skb()).mark = 0 };
+    }
+
+    /// Whether the frame carries IPv4, by its EtherType or the kernel's knowledge of the interface.
+    #[inline(always)]
+    pub(crate) fn is_ipv4(&self) -> bool {
+        const IPV4: u32 = 0x0800_u16.to_be() as u32;
+        self.field(|skb| skb.protocol) == IPV4
     }
 
     /// Truncates the frame to `bytes`; a batch for segmentation offload becomes a plain frame.
@@ -357,6 +396,25 @@ impl Frame {
         };
         // An error is negative; a sum fits in 32 bits.
         u32::try_from(sum).map_err(|_| Refused)
+    }
+
+    /// Overwrites bytes of a received frame at `offset`, whose checksum the network card may have computed.
+    #[inline(always)]
+    pub(crate) fn rewrite<const N: usize>(
+        &self,
+        offset: u32,
+        bytes: &[u8; N],
+    ) -> Result<(), Refused> {
+        // SAFETY: the helper reads N bytes from `bytes`, and checks offset and length against the frame.
+        accepted(unsafe {
+            bpf_skb_store_bytes(
+                self.skb(),
+                offset,
+                bytes.as_ptr().cast::<c_void>(),
+                length::<N>(),
+                u64::from(BPF_F_RECOMPUTE_CSUM),
+            )
+        })
     }
 
     /// Overwrites bytes at `offset`.
@@ -411,6 +469,16 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<
                 0,
             )
         },
+    )
+}
+
+/// Sends an IPv4 packet out of an interface, by the next hop of its route. The frame begins with room for an Ethernet
+/// header. Kernel 5.10.
+#[inline(always)]
+pub(crate) fn redirect_by_route(ifindex: u32) -> Result<(), Refused> {
+    redirected(
+        // SAFETY: takes numbers; without parameters the helper looks the route up.
+        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
     )
 }
 

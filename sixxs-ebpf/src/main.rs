@@ -2,6 +2,8 @@
 //!
 //! * `sixxs_egress` is attached to every uplink and every tunnel. It classifies each packet that
 //!   leaves (`sixxs_common::decide`), counts it, and handles leaks.
+//! * `sixxs_decap` is attached to the ingress of interfaces that lead to brokers. It delivers packets of the tunnels
+//!   that the programs carry.
 //! * `sixxs_ingress` is attached to every tunnel. It counts the packets that arrive, and hands
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
@@ -11,6 +13,7 @@
 #![no_std]
 #![no_main]
 
+mod carry;
 mod echo_pairing;
 mod frame;
 mod leak;
@@ -94,6 +97,9 @@ fn sixxs_egress(context: TcContext) -> i32 {
                 echo_pairing::reply_left(ipv6, number);
             }
         }
+        if interface.is_carried != 0 && ipv6.is_ok() {
+            return carry::out(&frame, interface.slot);
+        }
     }
     action
 }
@@ -115,6 +121,17 @@ fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
             echo_pairing::reply_misrouted(frame, ipv6);
             (Stat::VerdictObserved, NEXT)
         }
+    }
+}
+
+/// Ingress of interfaces that lead to brokers.
+#[classifier]
+fn sixxs_decap(context: TcContext) -> i32 {
+    let frame = Frame::new(context);
+    if frame.is_ipv4() {
+        carry::arrived(&frame)
+    } else {
+        NEXT
     }
 }
 

@@ -8,7 +8,9 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::bpf_map_lookup_percpu_elem,
     macros::map,
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
+    },
 };
 use sixxs_common::{
     address::Address,
@@ -21,6 +23,7 @@ use sixxs_common::{
         USE_TRIE, probe_index,
     },
     recursion::{self, Growth},
+    six_in_four::OuterPath,
     stat::{Counters, Stat},
 };
 
@@ -41,6 +44,12 @@ static SOURCES: LpmTrie<[u8; 16], Source> = LpmTrie::pinned(layout::SOURCES, NO_
 static DIRECTS: LpmTrie<[u8; 20], u32> = LpmTrie::pinned(layout::DIRECTS, NO_PREALLOC);
 #[map]
 static TUNNELS: Array<Tunnel> = Array::pinned(layout::SLOTS, 0);
+/// Outer paths of the tunnels that the programs carry, by slot.
+#[map]
+static OUTERS: Array<OuterPath> = Array::pinned(layout::SLOTS, 0);
+/// The slots of these tunnels, by the outer addresses of packets from the broker.
+#[map]
+static OUTER_SLOTS: HashMap<[u8; 8], u32> = HashMap::pinned(layout::SLOTS, 0);
 #[map]
 static STATES: Array<TunnelState> = Array::pinned(layout::SLOTS, 0);
 #[map]
@@ -173,6 +182,19 @@ fn displaced(ifindex: u32) -> Option<&'static Interface> {
 #[inline(always)]
 pub(crate) fn tunnel(slot: u32) -> Option<&'static Tunnel> {
     TUNNELS.get(slot)
+}
+
+/// The outer path of the tunnel in a slot; `None` if the programs do not carry it.
+#[inline(always)]
+pub(crate) fn outer_path(slot: u32) -> Option<&'static OuterPath> {
+    OUTERS.get(slot).filter(|path| path.ifindex != 0)
+}
+
+/// The slot of the tunnel between these outer addresses.
+#[inline(always)]
+pub(crate) fn outer_slot(ends: &[u8; 8]) -> Option<u32> {
+    // SAFETY: the value is one aligned word, so a change by user space cannot tear it.
+    unsafe { OUTER_SLOTS.get(ends) }.copied()
 }
 
 /// The state that the programs keep for the tunnel in a slot.

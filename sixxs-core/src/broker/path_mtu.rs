@@ -25,6 +25,12 @@ pub fn fits(path_mtu: u32) -> u32 {
     path_mtu.saturating_sub(OUTER_BYTES).max(MINIMUM_MTU)
 }
 
+/// The longest packet that a path of `path_mtu` bytes carries without fragments.
+#[must_use]
+pub const fn unfragmented(path_mtu: u32) -> u32 {
+    path_mtu.saturating_sub(OUTER_BYTES)
+}
+
 /// Whether packets up to this length fit any path.
 #[must_use]
 pub const fn fits_always(bytes: usize) -> bool {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Ayiya, Heartbeat, Kind, Remote, SixInFour, UnknownValue,
+    Ayiya, CarrierChoice, Heartbeat, Kind, Remote, SixInFour, UnknownValue,
     account::{self, Includes, Tls},
     section::{Field, Located, Section},
 };
@@ -57,9 +57,12 @@ pub(super) const KEYS: &[&str] = &[
     "aiccu",
     "tls_ca",
     "tls_verify",
+    "carrier",
 ];
 
 const ARGUMENTS: &str = "a list of strings: a program and its arguments";
+
+const CARRIERS: &str = "\"auto\", \"ebpf\", \"sit\" or \"tun\"";
 
 const REMOTE4: &str = "the broker's IPv4 address";
 
@@ -76,6 +79,7 @@ pub(super) struct Fields {
     aiccu: Field<String>,
     tls_ca: Field<String>,
     tls_verify: Field<bool>,
+    carrier: Field<CarrierChoice>,
 }
 
 impl Fields {
@@ -92,12 +96,18 @@ impl Fields {
             aiccu: section.parsed("aiccu", "the path of an aiccu.conf"),
             tls_ca: section.parsed("tls_ca", "the path of a certificate"),
             tls_verify: section.boolean("tls_verify"),
+            carrier: section.parsed("carrier", CARRIERS),
         }
     }
 
     /// Whether there is an `aiccu` key, valid or not.
     pub(super) const fn has_account(&self) -> bool {
         !self.aiccu.is_absent()
+    }
+
+    /// The carrier, if there is a valid one.
+    pub(super) fn carrier(&self) -> Option<CarrierChoice> {
+        self.carrier.as_set().map(|carrier| carrier.value)
     }
 
     /// Checks the fields, and returns the kind.
@@ -226,6 +236,10 @@ impl Fields {
             "kind = \"6in4-heartbeat\" or \"ayiya\"",
         );
         const ACCOUNT: (&[Name], &str) = (&[], "aiccu");
+        const CARRIED: (&[Name], &str) = (
+            &[SixInFour, Heartbeat],
+            "kind = \"6in4\" or \"6in4-heartbeat\", or aiccu",
+        );
         const NAMED: (&[Name], &str) = (&[Ayiya], "kind = \"ayiya\"");
         for (location, (kinds, expected)) in [
             (self.up.location(), COMMAND),
@@ -237,6 +251,7 @@ impl Fields {
             (self.interval.location(), BEATING),
             (self.tls_ca.location(), ACCOUNT),
             (self.tls_verify.location(), ACCOUNT),
+            (self.carrier.location(), CARRIED),
         ] {
             if let Some(location) = location
                 && !kinds.contains(&kind)

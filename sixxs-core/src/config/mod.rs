@@ -30,8 +30,8 @@ pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 use model::RULE_PRIORITY;
 pub use model::{
-    Ayiya, BadRemote, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE, SixInFour, Tunnel,
-    UnknownValue,
+    Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE,
+    SixInFour, Tunnel, UnknownValue,
 };
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};

@@ -174,6 +174,54 @@ pub struct Tunnel {
     pub gateway: Option<Ipv6Addr>,
     /// Whether other software sets the addresses of an interface that the daemon creates (`noconfigure`).
     pub addresses_by_others: bool,
+    /// What carries its packets, if it is a 6in4 tunnel.
+    pub carrier: CarrierChoice,
+}
+
+/// What is to carry the packets of a 6in4 tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CarrierChoice {
+    /// The best that the kernel has.
+    #[default]
+    Auto,
+    /// The programs in the kernel.
+    Ebpf,
+    /// The kernel's `sit`.
+    Sit,
+    /// The daemon.
+    Tun,
+}
+
+impl CarrierChoice {
+    /// Whether the programs in the kernel are to carry packets, if they can.
+    #[must_use]
+    pub const fn is_by_programs(self) -> bool {
+        matches!(self, Self::Auto | Self::Ebpf)
+    }
+
+    /// Whether the driver is to look for `sit`. `has_programs`: the programs of this kernel can carry packets.
+    #[must_use]
+    pub const fn is_by_sit(self, has_programs: bool) -> bool {
+        match self {
+            Self::Sit => true,
+            Self::Auto => !has_programs,
+            Self::Ebpf | Self::Tun => false,
+        }
+    }
+}
+
+impl FromStr for CarrierChoice {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, UnknownValue> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "ebpf" => Ok(Self::Ebpf),
+            "sit" => Ok(Self::Sit),
+            "tun" => Ok(Self::Tun),
+            _ => Err(UnknownValue("no such carrier")),
+        }
+    }
 }
 
 impl Tunnel {
@@ -185,6 +233,8 @@ impl Tunnel {
         self.kind != other.kind
             || (self.kind.is_native() && has_other_ends)
             || self.addresses_by_others != other.addresses_by_others
+            // The daemon's device and that of the programs are the same.
+            || (self.carrier == CarrierChoice::Sit) != (other.carrier == CarrierChoice::Sit)
     }
 
     /// The sources of packets that belong to this tunnel: addresses, then prefixes.

@@ -1,7 +1,8 @@
 //! Tunnels added at run time from an aiccu.conf.
 
 use super::{
-    Account, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, cross_check::TUNNELS, tunnel::table_of,
+    Account, CarrierChoice, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, cross_check::TUNNELS,
+    tunnel::table_of,
 };
 use crate::types::{IfName, TableId};
 
@@ -37,6 +38,7 @@ impl Config {
         let tunnel = Tunnel {
             name,
             addresses_by_others: account.aiccu.noconfigure,
+            carrier: CarrierChoice::default(),
             kind: Kind::Account(Box::new(account)),
             addresses: Vec::new(),
             peer: None,

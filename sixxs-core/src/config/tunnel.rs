@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    Kind, RuleMode, Tunnel,
+    CarrierChoice, Kind, RuleMode, Tunnel,
     account::Includes,
     cross_check::Locations,
     kind,
@@ -45,6 +45,7 @@ pub(super) fn read(
     let kind_fields = kind::Fields::take(&mut section);
     let mut fields = Fields::take(section);
     let has_account = kind_fields.has_account();
+    let carrier = kind_fields.carrier();
     let kind = kind_fields.check(includes, &mut fields.diagnostics);
     fields.check_addresses();
     fields.check_prefixes();
@@ -58,7 +59,7 @@ pub(super) fn read(
         Some(kind) if kind.is_native() => fields.check_native(kind),
         _ => {}
     }
-    fields.into_tunnel(kind, position)
+    fields.into_tunnel(kind, carrier, position)
 }
 
 /// The fields that all kinds of tunnel have.
@@ -229,6 +230,7 @@ impl Fields {
     fn into_tunnel(
         mut self,
         kind: Option<Kind>,
+        carrier: Option<CarrierChoice>,
         position: u32,
     ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
         let expected = "the name of the tunnel's interface";
@@ -262,6 +264,7 @@ impl Fields {
             table: TableId(self.table.value().unwrap_or_else(|| table_of(position))),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
             gateway: self.gateway.value(),
+            carrier: carrier.unwrap_or_default(),
         };
         (Some((tunnel, locations)), self.diagnostics)
     }

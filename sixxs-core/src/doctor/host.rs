@@ -8,6 +8,9 @@ const OLDEST_TESTED: (u32, u32) = (6, 1);
 /// From this version on, programs are attached by TCX.
 const TCX: (u32, u32) = (6, 6);
 
+/// From this version on, a program can remove an IPv4 header before an IPv6 packet (`BPF_F_ADJ_ROOM_DECAP_L3_IPV6`).
+const DECAPSULATION: (u32, u32) = (6, 3);
+
 /// The kernel's features. `None`: could not be determined.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
@@ -27,8 +30,8 @@ pub struct Host {
     pub pins: Pins,
     /// Whether there are TUN devices, if the configuration needs them.
     pub tun: Option<bool>,
-    /// Whether the kernel can carry 6in4 itself, if the configuration needs it.
-    pub sit: Option<bool>,
+    /// 6in4 tunnels that the daemon carries, although the configuration does not demand it.
+    pub carried_by_daemon: Vec<String>,
 }
 
 /// The directory for pinned programs and maps.
@@ -134,12 +137,26 @@ fn carriers(host: &Host) -> Vec<Finding> {
             "modprobe tun; in a container, pass /dev/net/tun on to it",
         ));
     }
-    if host.sit == Some(false) {
+    let names = &host.carried_by_daemon;
+    if !names.is_empty() {
+        let (why, fix) = if has_decapsulation(&host.release) {
+            (
+                "the programs cannot use the interface that leads to the broker",
+                "route the broker by an interface with Ethernet or without link layer that is not a tunnel itself; \
+                 `carrier = \"tun\"` if this is intended",
+            )
+        } else {
+            (
+                "this kernel has no sit, and its programs cannot",
+                "modprobe sit (CONFIG_IPV6_SIT), or Linux 6.3 or newer",
+            )
+        };
+        let names = names.join(", ");
         findings.push(Finding::not(
-            "sit",
+            "carrier",
             Verdict::Note,
-            "the kernel has no sit: 6in4 goes through a TUN device, which costs processor time",
-            "modprobe sit; it needs CONFIG_IPV6_SIT",
+            format!("the daemon carries the packets of {names}, which costs processor time: {why}"),
+            fix,
         ));
     }
     findings
@@ -263,6 +280,12 @@ fn old(release: &str) -> String {
 #[must_use]
 pub fn has_tcx(release: &str) -> bool {
     version(release).is_some_and(|version| version >= TCX)
+}
+
+/// Whether the programs can carry 6in4 tunnels on a kernel of this release: whether they can remove outer headers.
+#[must_use]
+pub fn has_decapsulation(release: &str) -> bool {
+    version(release).is_some_and(|version| version >= DECAPSULATION)
 }
 
 /// Major and minor version of a release.

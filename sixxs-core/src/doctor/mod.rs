@@ -22,7 +22,7 @@ pub mod ruleset;
 pub mod settings;
 pub mod sockets;
 
-pub use host::{has_tcx, too_old};
+pub use host::{has_decapsulation, has_tcx, too_old};
 
 /// The facts about a host.
 #[derive(Clone, Debug, Default)]

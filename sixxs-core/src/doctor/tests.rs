@@ -58,7 +58,7 @@ fn good() -> Facts {
                 ..Pins::default()
             },
             tun: Some(true),
-            sit: Some(true),
+            carried_by_daemon: Vec::new(),
         },
         routing: routing::RoutingFacts {
             uplink: Some(true),
@@ -94,7 +94,7 @@ fn a_host_without_problems_has_no_findings() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 61] = [
+    let traps: [(&str, Verdict, Trap); 62] = [
         ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
         ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
         ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
@@ -114,7 +114,11 @@ fn each_trap_is_found_and_has_a_fix() {
         ("pins", Bad, |f| f.host.pins.refused = Some(Refused { why: "/a is no directory".into(), read_only: None })),
         ("pins", Note, |f| f.host.pins.strange = vec!["/a/maps/FEW".into()]),
         ("tun", Bad, |f| f.host.tun = Some(false)),
-        ("sit", Note, |f| f.host.sit = Some(false)),
+        ("carrier", Note, |f| f.host.carried_by_daemon = vec!["sixxs0".to_owned()]),
+        ("carrier", Note, |f| {
+            f.host.carried_by_daemon = vec!["sixxs0".to_owned()];
+            f.host.release = "6.1.0".to_owned();
+        }),
         ("disable_ipv6", Bad, |f| f.settings.disabled = vec!["all".into()]),
         ("forwarding", Bad, |f| { f.settings.forwarding = Some(false); f.settings.behind = vec![("lan1".into(), "sixxs1".into())]; }),
         ("accept_ra", Bad, |f| f.settings.uplinks = vec![Uplink { name: "net0".into(), accept_ra: Some(1), forwarding: true, has_lasting_default: false }]),
@@ -178,12 +182,11 @@ fn each_trap_is_found_and_has_a_fix() {
 #[rustfmt::skip] // one table is easier to read
 fn harmless_settings_are_not_reported() {
     type Set = fn(&mut Facts);
-    let sets: [(&str, Set); 19] = [
+    let sets: [(&str, Set); 18] = [
         ("a kernel with clsact filters only", |f| f.host.release = "6.1.0-31-amd64".into()),
         ("a place for pins that is mounted at the start", |f| { f.host.pins.mounted = false; f.host.pins.mountable = Some(true); }),
         ("no need for source-specific routes", |f| f.host.subtrees = None),
-        ("no need for TUN devices and sit", |f| { f.host.tun = None; f.host.sit = None; }),
-        ("a kernel that carries 6in4", |f| f.host.sit = Some(true)),
+        ("no need for TUN devices", |f| f.host.tun = None),
         ("an uplink that is not known", |f| f.routing.uplink = None),
         ("NetworkManager without a tunnel", |f| f.managers.network_manager = Some(Vec::new())),
         ("networkd that leaves all alone", |f| f.managers.networkd = Some(read_networkd(["ManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no"]))),

@@ -15,7 +15,7 @@ use sixxs_core::{
 use tracing::{debug, warn};
 
 use super::{
-    AttachPoint, Pins, clsact,
+    AttachPoint, Pins, clsact, program_id,
     tcx::{self, attach_type},
 };
 use crate::{
@@ -102,6 +102,8 @@ pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
     attached: BTreeMap<AttachPoint, Attachment>,
+    /// IDs of the attached programs.
+    programs: BTreeMap<AttachPoint, u32>,
     /// Whether filters of earlier runs were already searched for and removed.
     has_swept: bool,
 }
@@ -112,6 +114,7 @@ impl Attachments {
             pins,
             choice,
             attached: BTreeMap::new(),
+            programs: BTreeMap::new(),
             has_swept: false,
         }
     }
@@ -141,9 +144,12 @@ impl Attachments {
             self.pin_again(point)?;
             return Ok(AttachState::InPlace);
         }
+        let id = program_id(program)?;
+        let is_same = self.programs.insert(point, id) == Some(id);
         let state = match self.attached.remove(&point) {
-            Some(_) => AttachState::Detached,
-            None => AttachState::Missing,
+            Some(_) if is_same => AttachState::Detached,
+            // The interface needs another program now.
+            Some(_) | None => AttachState::Missing,
         };
         let attached = self
             .attach(program, name, point, by_filter, netlink)
@@ -337,13 +343,13 @@ impl Attachments {
     }
 
     /// Whether a TCX hook of an existing interface has lost the program of sixxs. The kernel sends no event for
-    /// that. `own` returns the program's ID.
-    pub(super) fn has_lost(&self, own: impl Fn(Direction) -> u32) -> bool {
+    /// that.
+    pub(super) fn has_lost(&self) -> bool {
         let is_lost = |point: &AttachPoint| {
-            let own = own(point.direction);
+            let own = self.programs.get(point);
             // An error means that the interface is gone; the kernel sends an event for that.
             tcx::attached(point.index, point.direction)
-                .is_ok_and(|attached| attached.iter().all(|found| found.program != own))
+                .is_ok_and(|attached| attached.iter().all(|found| Some(&found.program) != own))
         };
         self.attached
             .iter()
@@ -392,6 +398,7 @@ impl Attachments {
         let mut problems = Vec::new();
         let attached: Vec<_> = self.attached.keys().copied().collect();
         for point in attached.into_iter().filter(|point| !keep(*point)) {
+            self.programs.remove(&point);
             match self.attached.remove(&point) {
                 // Its pin is removed, so the link ends with its last descriptor.
                 Some(Attachment::Tcx(_)) | None => {}

@@ -11,11 +11,11 @@ use aya::{
 use tracing::warn;
 
 use super::{
-    EGRESS, HookChoice, INGRESS, Kernel, OBJECT, Rings,
+    EGRESS, HookChoice, Kernel, OBJECT, Rings,
     hook::Attachments,
     lost_pins, object,
     pins::Pins,
-    program, program_id,
+    program,
     tables::{self, Tables},
     unscoped::FormerPins,
 };
@@ -101,10 +101,6 @@ impl Kernel {
             .load(object)
             .context("load the eBPF object")?;
         load_programs(&mut ebpf)?;
-        let program_ids = [
-            program_id(program(&mut ebpf, EGRESS)?)?,
-            program_id(program(&mut ebpf, INGRESS)?)?,
-        ];
         let pinned = if pins.is_enabled() {
             pins.pinned_maps()?
         } else {
@@ -127,7 +123,6 @@ impl Kernel {
             ebpf,
             tables,
             attachments: Attachments::new(pins.clone(), hook),
-            program_ids,
             pins: pins.clone(),
             pinned,
             former,

@@ -26,6 +26,7 @@ mod unscoped;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
 };
 
@@ -35,6 +36,7 @@ use sixxs_common::{echo::Times, flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
     enforce::{Enforcement, Interface, Role},
     link::Links,
+    tunnel::OuterPath,
     types::{IfIndex, IfName},
 };
 
@@ -60,6 +62,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 /// Names of the programs in the object.
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
+const DECAP: &str = "sixxs_decap";
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,8 +76,6 @@ pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
     attachments: Attachments,
-    /// Kernel IDs of the two programs, egress and ingress.
-    program_ids: [u32; 2],
     pins: Pins,
     /// Every pinned map, to pin it again if its pin disappears.
     pinned: Vec<(PathBuf, MapData)>,
@@ -150,8 +151,7 @@ impl Kernel {
         self.attach_all(wanted, netlink, &mut synced).await?;
         let keep = |point: AttachPoint| {
             wanted.interfaces.values().any(|interface: &Interface| {
-                interface.index == point.index
-                    && directions(interface.role).contains(&point.direction)
+                interface.index == point.index && directions(interface).contains(&point.direction)
             })
         };
         let undetached = self.attachments.retain(&keep, links, netlink).await;
@@ -180,15 +180,12 @@ impl Kernel {
         synced: &mut Synced,
     ) -> anyhow::Result<()> {
         for (name, interface) in &wanted.interfaces {
-            for direction in directions(interface.role) {
+            for direction in directions(interface) {
                 let point = AttachPoint {
                     index: interface.index,
                     direction: *direction,
                 };
-                let program = match direction {
-                    Direction::Egress => program(&mut self.ebpf, EGRESS)?,
-                    Direction::Ingress => program(&mut self.ebpf, INGRESS)?,
-                };
+                let program = program(&mut self.ebpf, program_at(interface, *direction))?;
                 let attached = self
                     .attachments
                     .ensure(
@@ -218,11 +215,7 @@ impl Kernel {
     /// Whether a program was detached from an interface. The kernel sends no event when a TCX link is detached.
     #[must_use]
     pub fn has_lost_a_program(&self) -> bool {
-        let [egress, ingress] = self.program_ids;
-        self.attachments.has_lost(|direction| match direction {
-            Direction::Egress => egress,
-            Direction::Ingress => ingress,
-        })
+        self.attachments.has_lost()
     }
 
     /// Takes over the counters of programs with other layouts, which are all replaced now.
@@ -286,10 +279,15 @@ impl Kernel {
     #[must_use]
     pub fn hook(&self, interface: &Interface) -> Option<Hook> {
         let mut hook = None;
-        for direction in directions(interface.role) {
+        for direction in directions(interface) {
             hook = Some(self.attachments.hook(interface.index, *direction)?);
         }
         hook
+    }
+
+    /// The outer paths of the tunnels that the programs carry now.
+    pub fn carried(&self) -> anyhow::Result<BTreeMap<IfName, OuterPath>> {
+        self.tables.carried()
     }
 
     /// The slot of an interface or tunnel.
@@ -330,18 +328,18 @@ impl Kernel {
         self.tables.flow(flow)
     }
 
-    /// Descriptors of the two programs, egress and ingress, for test runs.
-    pub fn programs(&mut self) -> anyhow::Result<[std::os::fd::OwnedFd; 2]> {
-        use std::os::fd::AsFd as _;
-        let egress = program(&mut self.ebpf, EGRESS)?
-            .fd()?
-            .as_fd()
-            .try_clone_to_owned()?;
-        let ingress = program(&mut self.ebpf, INGRESS)?
-            .fd()?
-            .as_fd()
-            .try_clone_to_owned()?;
-        Ok([egress, ingress])
+    /// Descriptors of the programs, for test runs: egress, ingress of tunnels, ingress of interfaces that lead to
+    /// brokers.
+    pub fn programs(&mut self) -> anyhow::Result<[OwnedFd; 3]> {
+        let mut descriptor = |name| -> anyhow::Result<OwnedFd> {
+            let descriptor = program(&mut self.ebpf, name)?.fd()?.as_fd();
+            Ok(descriptor.try_clone_to_owned()?)
+        };
+        Ok([
+            descriptor(EGRESS)?,
+            descriptor(INGRESS)?,
+            descriptor(DECAP)?,
+        ])
     }
 
     /// Writes only the maps, without attaching, for test runs and benchmarks.
@@ -352,11 +350,23 @@ impl Kernel {
     }
 }
 
-/// The programs that a role needs.
-const fn directions(role: Role) -> &'static [Direction] {
-    match role {
-        Role::Uplink | Role::Newcomer | Role::Candidate => &[Direction::Egress],
-        Role::Tunnel => &[Direction::Egress, Direction::Ingress],
+/// Where an interface needs programs.
+const fn directions(interface: &Interface) -> &'static [Direction] {
+    match (interface.role, interface.is_underlay) {
+        (Role::Uplink | Role::Newcomer | Role::Candidate, false) => &[Direction::Egress],
+        (Role::Uplink | Role::Newcomer | Role::Candidate, true) | (Role::Tunnel, _) => {
+            &[Direction::Egress, Direction::Ingress]
+        }
+        (Role::Underlay, _) => &[Direction::Ingress],
+    }
+}
+
+/// The program for one direction of an interface.
+const fn program_at(interface: &Interface, direction: Direction) -> &'static str {
+    match (direction, interface.role) {
+        (Direction::Egress, _) => EGRESS,
+        (Direction::Ingress, Role::Tunnel) => INGRESS,
+        (Direction::Ingress, _) => DECAP,
     }
 }
 

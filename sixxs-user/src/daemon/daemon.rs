@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use anyhow::Context as _;
-use sixxs_core::{broker::connects::Standing, types::IfName};
+use sixxs_core::{broker::connects::Standing, tunnel::CarrierKind, types::IfName};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 
@@ -283,8 +283,12 @@ impl Daemon {
         let tunnel = |name: IfName| {
             let echo = &self.echo;
             let slot = readings.slot(&name);
+            let mut view = enforcer.tunnels.view(&name, links.by_name(&name));
+            if enforcer.reconciler.is_carried(&name) {
+                view.carrier = Some(CarrierKind::Ebpf);
+            }
             let state = TunnelState {
-                view: enforcer.tunnels.view(&name, links.by_name(&name)),
+                view,
                 account: enforcer.intent.account_file(&name),
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),

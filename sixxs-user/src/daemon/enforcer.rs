@@ -327,5 +327,6 @@ fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
         scope: Scope::of(intent.wanted()),
         names: tunnels.names(),
         started,
+        outer: tunnels.outer_reports(),
     }
 }

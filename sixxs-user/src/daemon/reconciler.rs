@@ -16,6 +16,7 @@ use sixxs_core::{
     failure_tracker::FailureTracker,
     link::Links,
     routing::{Desired, Observed, Owners, Plan},
+    tunnel::{OuterPath, OuterReport},
     types::IfName,
 };
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     bpf::{Hook, Kernel, Synced},
     host::clock::after,
+    host::kernel_support,
     host::paths::Paths,
     host::table_names_file,
     netlink::{Netlink, Removed, Scope},
@@ -45,6 +47,8 @@ pub(super) struct Goal<'a> {
     pub(super) names: BTreeSet<IfName>,
     /// The tunnels that are started.
     pub(super) started: BTreeSet<IfName>,
+    /// The outer paths of tunnels.
+    pub(super) outer: BTreeMap<IfName, OuterReport>,
 }
 
 impl Goal<'_> {
@@ -154,6 +158,16 @@ impl Reconciler {
             .collect()
     }
 
+    /// Whether the programs carry a tunnel.
+    pub(super) fn is_carried(&self, name: &IfName) -> bool {
+        let carried = self.enforcement.carried.get(name);
+        let underlay = carried.and_then(|path| {
+            let mut interfaces = self.enforcement.interfaces.values();
+            interfaces.find(|interface| interface.index == path.index)
+        });
+        underlay.is_some_and(|underlay| self.programs.hook(underlay).is_some())
+    }
+
     /// Whether all steps are done and all programs are attached. Conflicts with other software do not count: waiting
     /// does not solve them.
     pub(super) fn is_ready(&self) -> bool {
@@ -204,6 +218,16 @@ impl Reconciler {
         let links = &self.routes.observed().links;
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
         self.enforcement = Enforcement::new(goal.config, links, is_started);
+        if kernel_support::can_carry() {
+            match self.programs.carried() {
+                Ok(present) => {
+                    let paths = outer_paths(present, &goal.outer);
+                    let enforcement = std::mem::take(&mut self.enforcement);
+                    self.enforcement = enforcement.with_carried(goal.config, links, &paths);
+                }
+                Err(error) => round.problems.push(format!("{error:#}")),
+            }
+        }
         round.problems.extend(self.enforcement.problems.clone());
         let sync = self
             .programs
@@ -292,4 +316,20 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// The outer paths that the drivers report. What an earlier run left stays until the tunnel's driver reports.
+fn outer_paths(
+    mut present: BTreeMap<IfName, OuterPath>,
+    reports: &BTreeMap<IfName, OuterReport>,
+) -> BTreeMap<IfName, OuterPath> {
+    let paths = reports.iter().filter_map(|(name, report)| {
+        let path = match report {
+            OuterReport::Pending => present.remove(name)?,
+            OuterReport::None => return None,
+            OuterReport::Path(path) => *path,
+        };
+        Some((name.clone(), path))
+    });
+    paths.collect()
 }

@@ -12,7 +12,7 @@ use sixxs_core::{
     broker::ayiya::wire::DropReason,
     config::{Config, Conflict, Tunnel},
     link::{Link, Links},
-    tunnel::{self, CarrierKind, DriverState},
+    tunnel::{self, CarrierKind, DriverState, OuterReport},
     types::IfName,
 };
 use tokio::sync::mpsc;
@@ -186,6 +186,16 @@ impl Tunnels {
             };
             Some((name.clone(), report))
         })
+    }
+
+    /// The reports of the drivers about outer paths. A tunnel that is not started has none.
+    pub(super) fn outer_reports(&self) -> BTreeMap<IfName, OuterReport> {
+        let reports = self.0.iter().map(|(name, tunnel)| {
+            let status = tunnel.status();
+            let report = status.map_or(OuterReport::None, |status| status.outer);
+            (name.clone(), report)
+        });
+        reports.collect()
     }
 
     /// Tunnels with a conflict count as failed.

@@ -32,7 +32,7 @@ use sixxs_core::{
     broker::ayiya::wire::DropReason,
     config::{self, Config, Learned, Tunnel},
     link::Link,
-    tunnel::{CarrierKind, DriverState},
+    tunnel::{CarrierKind, DriverState, OuterReport},
     types::IfName,
 };
 use tokio::sync::{Notify, watch};
@@ -146,6 +146,8 @@ pub struct DriverStatus {
     pub endpoint: Option<String>,
     /// The carrier of the packets.
     pub carrier: Option<CarrierKind>,
+    /// The path of its outer packets.
+    pub outer: OuterReport,
     /// The parameters from the broker.
     pub learned: Option<Learned>,
 }
@@ -180,6 +182,12 @@ impl Driver {
             _ => DriverState::Working(None),
         };
         let (sender, status) = StatusSender::new(initial, &context.notifier);
+        if !matches!(
+            tunnel.kind,
+            config::Kind::SixInFour(_) | config::Kind::Account(_)
+        ) {
+            sender.set_outer(OuterReport::None);
+        }
         let refused = Arc::clone(&sender.refused);
         let kind = match &tunnel.kind {
             config::Kind::Interface => Kind::Interface,
@@ -257,6 +265,7 @@ impl StatusSender {
             has_made_interface: false,
             endpoint: None,
             carrier: None,
+            outer: OuterReport::Pending,
             learned: None,
         });
         let sender = Self {
@@ -284,6 +293,10 @@ impl StatusSender {
             status.endpoint = Some(endpoint);
             status.carrier = Some(carrier);
         });
+    }
+
+    fn set_outer(&self, outer: OuterReport) {
+        self.change(|status| status.outer = outer);
     }
 
     fn set_learned(&self, learned: Learned) {

@@ -23,6 +23,11 @@ pub(crate) fn release() -> String {
     release.unwrap_or_default().trim().to_owned()
 }
 
+/// Whether the programs in the kernel can carry 6in4 tunnels.
+pub(crate) fn can_carry() -> bool {
+    doctor::has_decapsulation(&release())
+}
+
 /// Whether the kernel has IPv6, and it was not disabled at boot.
 pub(crate) fn has_ipv6() -> bool {
     Path::new("/proc/net/if_inet6").exists()

@@ -16,10 +16,18 @@ use crate::shell;
 
 /// Whether the kernel has TCX links: from 6.6 (commit e420bed02507).
 pub fn has_tcx() -> Result<bool> {
+    Ok(running_version()? >= (6, 6))
+}
+
+/// Whether programs can remove the outer header of 6in4 (`BPF_F_ADJ_ROOM_DECAP_L3_IPV6`): from 6.3.
+pub fn has_decapsulation() -> Result<bool> {
+    Ok(running_version()? >= (6, 3))
+}
+
+fn running_version() -> Result<(u32, u32)> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
     let release = release.context("ask for the kernel's release")?;
-    let version = version(&release).with_context(|| format!("read the release {release:?}"))?;
-    Ok(version >= (6, 6))
+    version(&release).with_context(|| format!("read the release {release:?}"))
 }
 
 /// Whether the kernel encapsulates 6in4. A module counts once it is loaded; the kernel loads it when such a
@@ -43,10 +51,16 @@ pub fn has_wireguard() -> Result<bool> {
 
 /// Whether the kernel can make interfaces of a type.
 fn has_interfaces(kind: &[&str]) -> Result<bool> {
+    let add = [&["link", "add", "asked", "type"][..], kind].concat();
+    has_interfaces_after(&["link"], &add)
+}
+
+/// Whether the kernel can carry out the second `ip` command, after the first.
+fn has_interfaces_after(first: &[&str], kind: &[&str]) -> Result<bool> {
     let ask = || {
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
-        let mut ip = Command::new("ip");
-        shell::capture(ip.args(["link", "add", "asked", "type"]).args(kind))
+        shell::capture(Command::new("ip").args(first))?;
+        shell::capture(Command::new("ip").args(kind))
     };
     let answer = std::thread::scope(|scope| scope.spawn(ask).join());
     match answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
@@ -59,6 +73,16 @@ fn has_interfaces(kind: &[&str]) -> Result<bool> {
 /// Whether the kernel has VRFs (`CONFIG_NET_VRF`): makes one in a temporary network namespace.
 pub fn has_vrf() -> Result<bool> {
     has_interfaces(&["vrf", "table", "53"])
+}
+
+/// Whether the kernel has VLAN interfaces (`CONFIG_VLAN_8021Q`): makes one in a temporary network namespace.
+pub fn has_vlan() -> Result<bool> {
+    has_interfaces_after(
+        &["link", "add", "under0", "type", "veth"],
+        &[
+            "link", "add", "link", "under0", "name", "asked", "type", "vlan", "id", "5",
+        ],
+    )
 }
 
 /// Whether a test that needs this feature of the kernel can run. A missing feature is an error if

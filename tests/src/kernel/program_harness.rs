@@ -32,17 +32,20 @@ pub struct Programs {
     rings: Rings,
     egress: OwnedFd,
     ingress: OwnedFd,
+    decap: OwnedFd,
     /// Time that the kernel took to load and verify them.
     pub load_time: Duration,
 }
 
-/// One of the two programs.
+/// One of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Egress of an uplink or a tunnel.
     Egress,
     /// Ingress of a tunnel.
     Ingress,
+    /// Ingress of an interface that leads to a broker.
+    OuterIngress,
 }
 
 impl Programs {
@@ -59,12 +62,13 @@ impl Programs {
         let pins = Path::new(BPFFS).join("sixxs");
         let (mut kernel, rings) = Kernel::load(&pins, HookChoice::default(), false)?;
         let load_time = start.elapsed();
-        let [egress, ingress] = kernel.programs()?;
+        let [egress, ingress, decap] = kernel.programs()?;
         Ok(Self {
             kernel,
             rings,
             egress,
             ingress,
+            decap,
             load_time,
         })
     }
@@ -75,6 +79,7 @@ impl Programs {
         match direction {
             Direction::Egress => self.egress.as_fd(),
             Direction::Ingress => self.ingress.as_fd(),
+            Direction::OuterIngress => self.decap.as_fd(),
         }
     }
 
@@ -120,6 +125,7 @@ impl Host {
             role,
             mac: Some([0; 6]),
             own: None,
+            is_underlay: false,
         };
         host.0.interfaces.insert(name.parse()?, interface);
         Ok(host)

@@ -37,6 +37,13 @@ impl Paths {
         }
     }
 
+    /// The paths of another host of the same lab, in a directory of this name.
+    pub fn of_host(&self, name: &str) -> Self {
+        Self {
+            base: self.base.join(name),
+        }
+    }
+
     /// The directory itself.
     pub fn base(&self) -> &Path {
         &self.base

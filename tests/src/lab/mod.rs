@@ -2,6 +2,7 @@
 
 pub mod carrier;
 pub mod dirs;
+pub mod far_end;
 pub mod interactive;
 pub mod mounts;
 pub mod nat;
@@ -36,7 +37,7 @@ use crate::lab::topology::{
     TIC_SERVER, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
 use crate::probe::PingStream;
-use crate::{kernel, shell, wait};
+use crate::{shell, wait};
 
 pub use crate::lab::spec::Spec;
 pub use crate::lab::tunnel::Tunnel;
@@ -58,10 +59,11 @@ pub struct Lab {
     dir: LabDir,
 }
 
-/// Whether the kernel encapsulates 6in4 itself. It leaves the checksums of inner packets to the card then.
-fn carries_in_kernel(spec: &Spec) -> bool {
+/// Whether the kernel may encapsulate packets itself, by `sit` or by programs. It leaves the checksums of inner packets
+/// to the card then.
+fn may_carry_in_kernel(spec: &Spec) -> bool {
     let is_in_kernel = |kind: &_| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat));
-    spec.kinds().iter().any(is_in_kernel) && kernel::has_sit()
+    spec.kinds().iter().any(is_in_kernel)
 }
 
 /// The name of a lab, and the prefix of its namespaces, which no other lab has.
@@ -181,9 +183,6 @@ impl Lab {
         nodes.wire(&prefix, spec.lans)?;
         nft::load(&nodes.find("isp")?, ISP_RULES)?;
         let tic = nodes.start_tic(&spec)?;
-        if carries_in_kernel(&spec) {
-            sum_before_sending(&nodes.find("host")?, UPLINK)?;
-        }
         if spec.extra_tunnels > 0 {
             nodes.route_extra_tunnels()?;
         }
@@ -200,9 +199,18 @@ impl Lab {
             lans: nodes.lans(&spec)?,
             dir: nodes.dir,
         };
+        lab.prepare_uplink()?;
         lab.wait_for_carriers()?;
         lab.wait_for_uplink()?;
         Ok(lab)
+    }
+
+    /// Turns off what the host's end of the uplink only pretends to do.
+    pub(crate) fn prepare_uplink(&self) -> Result<()> {
+        if may_carry_in_kernel(&self.spec) {
+            sum_before_sending(&self.host, UPLINK)?;
+        }
+        Ok(())
     }
 
     /// The kernel notices up to a second later that the other end of a veth pair is up.
@@ -370,6 +378,13 @@ impl Lab {
             "address = \"{}/64\"\npeer = \"{}\"\nmtu = {}\n",
             plan.address, plan.peer, self.spec.mtu
         );
+        let kinds = TUNNELS.iter().zip(self.spec.kinds());
+        let is_its = |(other, _): &(&TunnelPlan, _)| other.interface == plan.interface;
+        let kind = kinds.into_iter().find(is_its).and_then(|(_, kind)| kind);
+        if let (Some(Kind::SixInFour | Kind::Heartbeat), Some(carrier)) = (kind, self.spec.carrier)
+        {
+            text += &format!("carrier = \"{carrier}\"\n");
+        }
         if self.spec.flavour == Flavour::Veth {
             text += &format!("gateway = \"{GATEWAY}\"\n");
         }

@@ -15,6 +15,8 @@ pub struct Spec {
     /// Kinds of native tunnels. Brokers then speak their protocols, and the host has no tunnel interface
     /// until the program under test makes it.
     pub brokers: Option<[Kind; 2]>,
+    /// The `carrier` of native 6in4 tunnels in the configuration; `None`: it has none.
+    pub carrier: Option<&'static str>,
     /// Number of additional native tunnels at pop0, all AYIYA.
     pub extra_tunnels: u8,
     /// NAT of IPv4 at the ISP.
@@ -31,6 +33,7 @@ impl Spec {
             mtu: TUNNEL_MTU,
             lans: false,
             brokers: None,
+            carrier: None,
             extra_tunnels: 0,
             nat: false,
             interactive: false,

@@ -33,6 +33,7 @@ pub fn create(lab: &Lab) -> Result<()> {
         namespace.speed_up_neighbour_discovery()?;
     }
     lab.isp().ip(UPLINK_ISP_END)?;
+    lab.prepare_uplink()?;
     raise(lab.host())
 }
 

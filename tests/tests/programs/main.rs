@@ -2,6 +2,7 @@
 
 mod golden;
 
+mod carry;
 mod decided;
 mod events;
 mod tunnels;

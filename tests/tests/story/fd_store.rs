@@ -38,8 +38,12 @@ struct Scenario {
 
 impl Scenario {
     fn new(extra: &str) -> Result<Self> {
-        let kinds = [Kind::Ayiya, Kind::SixInFour];
-        let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, extra)?;
+        let spec = Spec {
+            // The daemon has to carry the packets: those that the programs carry need no store.
+            carrier: Some("tun"),
+            ..Spec::native([Kind::Ayiya, Kind::SixInFour])
+        };
+        let fixture = Fixture::with_spec(spec, Hook::Auto, extra)?;
         let store = FdStore::listen(&fixture.lab.paths().base().join("notify.sock"))?;
         Ok(Self { fixture, store })
     }

@@ -64,6 +64,7 @@ mod native_accounts;
 mod native_address_limits;
 mod native_attacks;
 mod native_broker_address;
+mod native_carriers;
 mod native_crashes;
 mod native_device_changes;
 mod native_impaired_path;

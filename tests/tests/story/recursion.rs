@@ -250,7 +250,17 @@ fn others(fixture: &Fixture, plan: &TunnelPlan, carrier: &Carrier) -> Result<()>
             let socket = leak::udp_socket(fixture.host(), plan.address, cause)?;
             for size in (1..30).map(|n| n * 40).chain([7, 1232, 100, 7, 100]) {
                 let size = size.min(usize::try_from(TUNNEL_MTU)? - 48);
-                leak::send(&socket, to, 1, size)?;
+                leak::send(&socket, to, 1, size).with_context(|| {
+                    let shown = [
+                        "ip -6 rule",
+                        "ip -6 route show table all",
+                        "ip -6 neigh",
+                        "ip -d link",
+                    ]
+                    .map(|command| fixture.host().sh(command).unwrap_or_default());
+                    let shown = shown.concat();
+                    format!("send {size} bytes to {to} by {cause:?}: {shown}")
+                })?;
                 sent += 1;
             }
         }

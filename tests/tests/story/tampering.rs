@@ -53,7 +53,7 @@ fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
 /// one and all at once.
 #[test]
 fn programs_come_back_at_once() -> Result<()> {
-    if !has_tcx()? {
+    if !kernel::has_tcx()? {
         // Without TCX the program is a filter, and the kernel sends an event when it is removed.
         return filters_come_back_at_once();
     }
@@ -92,7 +92,7 @@ fn programs_come_back_at_once() -> Result<()> {
 /// The service runs without `CAP_SYS_ADMIN`: the query for attached programs works without it.
 #[test]
 fn programs_come_back_to_the_service() -> Result<()> {
-    if !has_tcx()? {
+    if !kernel::has_tcx()? {
         return Ok(());
     }
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -324,7 +324,7 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
          address add 2001:db8:2::1/64 dev wwan0 nodad\n\
          neighbour add 2001:db8:2::fe lladdr 02:00:00:00:00:fe dev wwan0 nud permanent\n")?;
     let attached = || -> Result<bool> {
-        if has_tcx()? {
+        if kernel::has_tcx()? {
             return Ok(!links(&fixture, "wwan0")?.is_empty());
         }
         Ok(fixture

@@ -149,7 +149,7 @@ fn only_a_native_tunnel_restarts_for_its_addresses() {
     let native = parse("f", native).unwrap().tunnels.remove(0);
     let other = parse("f", GOOD).unwrap().tunnels.remove(0);
     type Set = fn(&mut Tunnel);
-    let cases: [(&str, bool, bool, Set); 7] = [
+    let cases: [(&str, bool, bool, Set); 9] = [
         ("nothing", false, false, |_| {}),
         ("the kind", true, true, |t| {
             t.kind = Kind::Command {
@@ -166,6 +166,10 @@ fn only_a_native_tunnel_restarts_for_its_addresses() {
             t.prefixes = vec!["2001:db8:cc::/48".parse().unwrap()]
         }),
         ("the table", false, false, |t| t.table = TableId(7)),
+        ("another carrier at the same device", false, false, |t| {
+            t.carrier = CarrierChoice::Tun
+        }),
+        ("sit", true, true, |t| t.carrier = CarrierChoice::Sit),
     ];
     for (name, for_native, for_other, set) in cases {
         for (tunnel, expected) in [(&native, for_native), (&other, for_other)] {
@@ -174,6 +178,55 @@ fn only_a_native_tunnel_restarts_for_its_addresses() {
             assert_eq!(tunnel.differs_to_driver(&changed), expected, "{name}");
         }
     }
+}
+
+#[test]
+fn a_carrier_belongs_to_6in4() {
+    let text = |kind: &str, carrier: &str| {
+        let password = if kind == "6in4" {
+            ""
+        } else {
+            "password = \"p\"\n"
+        };
+        format!(
+            "[[tunnel]]\nname = \"a\"\nkind = \"{kind}\"\nremote4 = \"192.0.2.1\"\n{password}\
+             address = \"2001:db8:a::2/64\"\npeer = \"2001:db8:a::1\"\n{carrier}"
+        )
+    };
+    use CarrierChoice::{Auto, Ebpf, Sit, Tun};
+    for kind in ["6in4", "6in4-heartbeat"] {
+        for (word, expected) in [("auto", Auto), ("ebpf", Ebpf), ("sit", Sit), ("tun", Tun)] {
+            let text = text(kind, &format!("carrier = \"{word}\"\n"));
+            assert_eq!(parse("f", &text).unwrap().tunnels[0].carrier, expected);
+        }
+        assert_eq!(
+            parse("f", &text(kind, "")).unwrap().tunnels[0].carrier,
+            Auto
+        );
+    }
+    for (kind, carrier, expected) in [
+        (
+            "6in4",
+            "wire",
+            "f: line 7: tunnel[1].carrier: expected \"auto\", \"ebpf\", \"sit\" or \"tun\", found \"wire\"",
+        ),
+        (
+            "ayiya",
+            "ebpf",
+            "f: line 8: tunnel[1].carrier: expected only with kind = \"6in4\" or \"6in4-heartbeat\", or aiccu",
+        ),
+    ] {
+        let text = text(kind, &format!("carrier = \"{carrier}\"\n"));
+        let error = parse("f", &text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // `sit` is looked for where the programs cannot carry.
+    let by_sit =
+        [Auto, Ebpf, Sit, Tun].map(|carrier| [true, false].map(|can| carrier.is_by_sit(can)));
+    assert_eq!(
+        by_sit,
+        [[false, true], [false, false], [true, true], [false, false]]
+    );
 }
 
 #[test]

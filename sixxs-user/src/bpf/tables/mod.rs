@@ -1,10 +1,12 @@
 //! Fills the programs' maps, and reads their counters.
 //!
 //! * this file – slots, tunnels and interfaces
+//! * `outers` – the outer paths of tunnels that the programs carry
 //! * `sources` – which source addresses belong to which tunnel
 //! * `read` – counters and measurements
 //! * `restore` – restores maps that other software changed
 
+mod outers;
 mod read;
 mod restore;
 mod sources;
@@ -32,7 +34,7 @@ use sixxs_core::{
 };
 
 pub(super) use self::read::sum;
-use self::sources::Written;
+use self::{outers::Outers, sources::Written};
 use super::pod::Raw;
 
 /// Upper limit for the generation of the sources. It starts at one and never reaches this limit; other software has
@@ -54,6 +56,7 @@ pub(super) struct Tables {
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
     /// The entries of `tunnels` that are not empty, by slot.
     tunnel_entries: BTreeMap<u32, layout::Tunnel>,
+    outers: Outers,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     states: Array<MapData, Raw<layout::TunnelState>>,
     echoes: Array<MapData, Raw<Pending>>,
@@ -111,6 +114,7 @@ impl Tables {
             directs: take(ebpf, "DIRECTS")?.try_into()?,
             tunnels,
             tunnel_entries,
+            outers: Outers::new(ebpf, are_new)?,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
             states: take(ebpf, "STATES")?.try_into()?,
             echoes: take(ebpf, "ECHOES")?.try_into()?,
@@ -138,13 +142,15 @@ impl Tables {
         let named = interfaces.filter(|(_, interface)| has_slot(interface.role));
         self.assign_slots(names.iter().chain(named.map(|(name, _)| name)))?;
         self.write_tunnels(wanted)?;
-        self.write_interfaces(&wanted.interfaces)?;
+        self.write_outers(wanted)?;
+        self.write_interfaces(wanted)?;
         self.write_sources(wanted)
     }
 
     /// Clears entries that are no longer wanted; call it after their programs are detached.
     pub(super) fn forget(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         self.forget_interfaces(&wanted.interfaces)?;
+        self.forget_outers(wanted)?;
         self.forget_tunnels(wanted)
     }
 
@@ -237,12 +243,13 @@ impl Tables {
     }
 
     /// Adds and updates entries of interfaces; call it before programs are attached.
-    fn write_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
-        for (name, interface) in wanted {
+    fn write_interfaces(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        for (name, interface) in &wanted.interfaces {
             let (role, slot) = match interface.role {
                 Role::Uplink => (layout::Role::Uplink, self.slot(name)?),
                 Role::Newcomer => (layout::Role::Uplink, layout::NEWCOMERS_SLOT),
                 Role::Tunnel => (layout::Role::Tunnel, self.slot(name)?),
+                Role::Underlay => (layout::Role::Underlay, layout::NEWCOMERS_SLOT),
                 // Without an entry the programs let every packet pass.
                 Role::Candidate => continue,
             };
@@ -253,6 +260,7 @@ impl Tables {
                 link_bytes: link_bytes(interface.mac),
                 mac: interface.mac.unwrap_or_default(),
                 generation: self.current.generation,
+                is_carried: wanted.carried.contains_key(name).into(),
                 reserved: 0,
                 own: interface.own.map_or(Address::UNSPECIFIED, |own| {
                     Address::from_octets(own.octets())

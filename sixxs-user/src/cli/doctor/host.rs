@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sixxs_core::{
-    config::{Config, RuleMode},
+    config::{CarrierChoice, Config, RuleMode},
     doctor::host::{Host, Pins, Refused},
     routing::{
         Plan, Step, UNREACHABLE_METRIC,
@@ -40,7 +40,10 @@ pub(super) fn host(paths: &Paths, config: Option<&Config>, status: Option<&Statu
             .any(|line| line.ends_with("\tbpf")),
         pins: pins(&paths.pin_dir, status.is_some()),
         tun: needs_tun.then(|| Path::new("/dev/net/tun").exists()),
-        sit: status.is_some_and(lacks_sit).then_some(false),
+        carried_by_daemon: match (config, status) {
+            (Some(config), Some(status)) => carried_by_daemon(config, status),
+            _ => Vec::new(),
+        },
     }
 }
 
@@ -76,13 +79,17 @@ fn pins(pin_dir: &Path, has_daemon: bool) -> Pins {
     pins
 }
 
-/// Whether a tunnel has a TUN device that the kernel would carry if it had `sit`.
-fn lacks_sit(status: &Status) -> bool {
-    let mut tunnels = status.tunnels.iter();
-    tunnels.any(|tunnel| {
+/// The 6in4 tunnels that the daemon carries, although the configuration does not demand it.
+fn carried_by_daemon(config: &Config, status: &Status) -> Vec<String> {
+    let demands_it = |name: &str| {
+        let mut tunnels = config.tunnels.iter();
+        tunnels.any(|tunnel| tunnel.name.as_str() == name && tunnel.carrier == CarrierChoice::Tun)
+    };
+    let tunnels = status.tunnels.iter().filter(|tunnel| {
         let is_six_in_four = matches!(tunnel.kind, Kind::SixInFour | Kind::SixInFourHeartbeat);
-        is_six_in_four && tunnel.carrier == Some(Carrier::Tun)
-    })
+        is_six_in_four && tunnel.carrier == Some(Carrier::Tun) && !demands_it(&tunnel.name)
+    });
+    tunnels.map(|tunnel| tunnel.name.clone()).collect()
 }
 
 /// Whether this process could mount a file system; `None` for an ordinary user.

@@ -116,6 +116,8 @@ words! {
         Tun = "tun",
         /// The kernel, by a `sit` device.
         Sit = "sit",
+        /// The programs in the kernel.
+        Ebpf = "ebpf",
     }
 
     /// What became of a leak.
@@ -176,6 +178,7 @@ impl From<tunnel::CarrierKind> for Carrier {
         match kind {
             tunnel::CarrierKind::Tun => Self::Tun,
             tunnel::CarrierKind::Sit => Self::Sit,
+            tunnel::CarrierKind::Ebpf => Self::Ebpf,
         }
     }
 }

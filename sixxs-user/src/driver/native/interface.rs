@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use sixxs_core::{
     config::{Kind, SixInFour, Tunnel},
-    tunnel::DriverState,
+    tunnel::{DriverState, OuterReport},
 };
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     driver::backoff::{Backoff, RemakePauses},
-    host::fd_store::Descriptor,
+    host::{fd_store::Descriptor, kernel_support},
     netlink::{
         Netlink,
         owned_links::LinkByName,
@@ -30,7 +30,9 @@ impl NativeTunnel {
     /// Keeps a tunnel up; returns only when its parameters from the broker may be outdated.
     pub(super) async fn keep_up(&mut self, tunnel: &Tunnel) {
         self.context.status.set(DriverState::Working(None));
-        if let Kind::SixInFour(outer) = &tunnel.kind {
+        if let Kind::SixInFour(outer) = &tunnel.kind
+            && tunnel.carrier.is_by_sit(kernel_support::can_carry())
+        {
             self.keep_up_by_sit(tunnel, outer).await;
         }
         let mut backoff = Backoff::default();
@@ -70,6 +72,7 @@ impl NativeTunnel {
         let index = device.index();
         match &tunnel.kind {
             Kind::Ayiya(ayiya) => {
+                self.context.status.set_outer(OuterReport::None);
                 let time = self.context.clock.now().elapsed;
                 match AyiyaCarrier::new(device, tunnel, ayiya, self.stale_after, time) {
                     Some(mut carrier) => self.run(index, &mut carrier).await,
@@ -113,6 +116,7 @@ impl NativeTunnel {
                 }
             };
             self.interface = Some(index);
+            self.context.status.set_outer(OuterReport::None);
             self.context.status.set_made_interface(true);
             let made = Instant::now();
             let end = self.run(index, &mut carrier).await;
@@ -145,6 +149,10 @@ impl NativeTunnel {
         let netlink = Netlink::open()?;
         let by_name = netlink.link_by_name(name).await?;
         let before = self.device.take();
+        if let LinkByName::OurSit(index) = by_name {
+            // A tunnel of the kernel, which carried the packets before.
+            netlink.delete_link(index).await?;
+        }
         let device = match (by_name, before) {
             (LinkByName::OurTun(index), Some(device)) if index == device.index() => {
                 return Ok(device);
@@ -152,16 +160,12 @@ impl NativeTunnel {
             (LinkByName::OurTun(_), _) => {
                 Device::create(name, fd_store.take(name, Descriptor::Device))?
             }
-            (LinkByName::Nothing, _) => {
+            (LinkByName::Nothing | LinkByName::OurSit(_), _) => {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
                 netlink.mark(device.index()).await?;
                 device.make_persistent()?;
                 device
-            }
-            (LinkByName::OurSit(index), _) => {
-                netlink.delete_link(index).await?;
-                bail!("a tunnel of the kernel had the name {name}");
             }
             (LinkByName::Foreign, _) => {
                 bail!("make the TUN device {name}: another interface has that name")

@@ -117,7 +117,9 @@ impl NativeTunnel {
         self.context
             .status
             .set_endpoint(carrier.ends().endpoint(path), C::KIND);
-        match self.carry_packets(carrier, &mut open, path).await {
+        let outcome = self.carry_packets(carrier, &mut open, path).await;
+        carrier.closed(&self.context);
+        match outcome {
             Ok(stopped) => stopped,
             Err(error) => {
                 // A new socket does not have this error.

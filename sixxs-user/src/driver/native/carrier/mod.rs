@@ -127,4 +127,7 @@ pub(super) trait Carrier {
 
     /// Addresses or routes have changed, but the path is still valid.
     fn route_changed(&mut self, _context: &Context, _open: &mut Self::Open) {}
+
+    /// The sockets are closed: no packets are carried until the next [`Carrier::open`].
+    fn closed(&mut self, _context: &Context) {}
 }

@@ -14,7 +14,7 @@ use sixxs_core::{
         path_mtu::{self, Budget},
     },
     config::{SixInFour, Tunnel},
-    tunnel::{CarrierKind, DriverState},
+    tunnel::{CarrierKind, DriverState, OuterPath, OuterReport},
     types::Mtu,
 };
 use tracing::debug;
@@ -28,12 +28,21 @@ use crate::{
             io_thread::Buffers, resolve::is_socket_error, session_store::SavedSession,
         },
     },
+    netlink::Netlink,
     wire::{Device, Inbox, Protocol41},
 };
 
 /// The state of a broker that refuses the packets of this host, in words.
 const REFUSED: &str =
     "the broker refuses the packets of this host; does it know this host's IPv4 address?";
+
+/// The outer path is looked up again after this time, as soon as the carrier is polled: the kernel forgets the MTU of
+/// a path after some minutes.
+const PATH_LOOKUP: Duration = Duration::from_secs(10);
+
+/// The broker accepts packets again if it has refused none for this long: routers send an ICMP error for at most
+/// one packet a second. Its own packets need not pass here.
+const REFUSAL: Duration = Duration::from_secs(3);
 
 /// The result of moving the packets of one turn.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +53,8 @@ struct Turn {
     was_answered: bool,
     /// The broker has no tunnel for the address of this host (ICMP protocol unreachable).
     was_refused: bool,
+    /// The socket reported an error, which may be that the path takes only smaller packets.
+    had_error: bool,
 }
 
 impl Turn {
@@ -52,6 +63,7 @@ impl Turn {
         if is_socket_error(&error) {
             return Err(error);
         }
+        self.had_error = true;
         if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
             self.was_refused = true;
         }
@@ -122,8 +134,11 @@ pub(in crate::driver::native) struct SixInFourCarrier<'a> {
 pub(in crate::driver::native) struct Open {
     socket: Protocol41,
     heartbeats: Option<HeartbeatSender>,
-    is_refused: bool,
+    /// When the broker last refused a packet, if it has accepted none since.
+    refused: Option<Instant>,
     too_big: TooBig,
+    /// When the outer path was last looked up; `None`: it may have changed.
+    path_known: Option<Instant>,
 }
 
 impl<'a> SixInFourCarrier<'a> {
@@ -143,6 +158,20 @@ impl<'a> SixInFourCarrier<'a> {
             mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
             router: tunnel.peer.unwrap_or(address),
         })
+    }
+
+    /// Reports the path of outer packets, for the programs that carry them.
+    async fn report_path(&self, context: &Context, open: &mut Open, path: BrokerPath) {
+        open.path_known = Some(Instant::now());
+        let found = match outer_path(&open.socket, path).await {
+            Ok(Some(path)) => OuterReport::Path(path),
+            Ok(None) => OuterReport::None,
+            Err(error) => {
+                debug!("{}: look the outer path up: {error:#}", context.name);
+                OuterReport::None
+            }
+        };
+        context.status.set_outer(found);
     }
 
     /// The broker has forgotten the address of this host: announces it at once, if a connect is allowed now.
@@ -195,8 +224,9 @@ impl Carrier for SixInFourCarrier<'_> {
         Ok(Open {
             socket,
             heartbeats,
-            is_refused: false,
+            refused: None,
             too_big: TooBig::new(self.router),
+            path_known: None,
         })
     }
 
@@ -206,20 +236,30 @@ impl Carrier for SixInFourCarrier<'_> {
         open: &mut Open,
         path: BrokerPath,
     ) -> io::Result<Result<Duration, Interruption>> {
+        if is_older(open.path_known, PATH_LOOKUP) {
+            self.report_path(context, open, path).await;
+        }
+        if is_older(open.refused, REFUSAL) {
+            open.refused = None;
+        }
         let pause = match &mut open.heartbeats {
             Some(sender) => {
-                if open.is_refused {
+                if open.refused.is_some() {
                     self.announce(context, sender, path).await;
                 }
                 sender.send_due(&context.sessions, &context.name)?
             }
             None => Duration::MAX,
         };
-        context.status.set(match open.is_refused {
+        context.status.set(match open.refused.is_some() {
             true => DriverState::Working(Some(REFUSED.to_owned())),
             false => DriverState::Done,
         });
-        Ok(Ok(pause))
+        let until_known = match open.refused {
+            Some(_) => REFUSAL,
+            None => Duration::MAX,
+        };
+        Ok(Ok(pause.min(until_known)))
     }
 
     async fn carry(&mut self, context: &Context, open: &mut Open) -> io::Result<Carried> {
@@ -236,7 +276,14 @@ impl Carrier for SixInFourCarrier<'_> {
         if turn.is_over {
             return Ok(Carried::InterfaceLost);
         }
-        open.is_refused = turn.was_refused || (open.is_refused && !turn.was_answered);
+        if turn.was_refused {
+            open.refused = Some(Instant::now());
+        } else if turn.was_answered {
+            open.refused = None;
+        }
+        if turn.had_error {
+            open.path_known = None;
+        }
         Ok(Carried::Some)
     }
 
@@ -245,7 +292,32 @@ impl Carrier for SixInFourCarrier<'_> {
         if let Err(error) = open.socket.refresh() {
             debug!("{}: look the route up again: {error}", context.name);
         }
+        open.path_known = None;
     }
+
+    fn closed(&mut self, context: &Context) {
+        context.status.set_outer(OuterReport::None);
+    }
+}
+
+/// Whether a time is not known, or longer ago than `age`.
+fn is_older(time: Option<Instant>, age: Duration) -> bool {
+    time.is_none_or(|time| time.elapsed() >= age)
+}
+
+/// The outer path as the kernel routes it; `None`: there is no route now.
+async fn outer_path(socket: &Protocol41, path: BrokerPath) -> anyhow::Result<Option<OuterPath>> {
+    let (IpAddr::V4(local), IpAddr::V4(remote)) = (path.source, path.remote) else {
+        return Ok(None);
+    };
+    let index = Netlink::open()?.egress_interface4(local, remote).await?;
+    let mtu = socket.path_mtu()?;
+    Ok(index.map(|index| OuterPath {
+        index,
+        local,
+        remote,
+        largest: path_mtu::unfragmented(mtu),
+    }))
 }
 
 /// Moves packets of this host to the broker.

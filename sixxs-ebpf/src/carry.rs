@@ -1,0 +1,110 @@
+//! Carries 6in4: adds the outer header to packets of a tunnel, and removes it from packets of its broker.
+
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
+use sixxs_common::{
+    packet::Packet as _,
+    six_in_four::{self, Accepted, Outer, Refusal},
+    stat::Stat,
+};
+
+use crate::{
+    NEXT, REDIRECT, SHOT,
+    frame::{self, Frame, Refused},
+    maps,
+};
+
+/// Sends an IPv6 packet, at the start of the frame, to the broker of the tunnel in `slot`. A packet that it does not
+/// take continues to the daemon.
+#[inline(always)]
+pub(crate) fn out(frame: &Frame, slot: u32) -> i32 {
+    sixxs_encap(frame.context().as_ptr().cast(), slot)
+}
+
+/// A global function, so that the kernel verifies it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
+    let frame = &Frame::new(TcContext::new(skb));
+    let (Some(path), Some(counters)) = (maps::outer_path(slot), maps::slot(slot)) else {
+        return NEXT; // the tunnel has another carrier now
+    };
+    let bytes = frame.bytes_behind(0_u32);
+    let fits = path.fits(bytes, frame.gso_bytes());
+    let Some(start) = frame.load(0).filter(|_| fits) else {
+        counters.add(Stat::CarriedOutByDaemon, 1);
+        return NEXT;
+    };
+    let class = six_in_four::traffic_class(start);
+    if frame.make_room_for_ipv4().is_err() {
+        counters.add(Stat::CarriedOutByDaemon, 1);
+        return NEXT;
+    }
+    frame.clear_mark();
+    let sent = frame
+        .store(0, &six_in_four::header(path, bytes, class))
+        .and_then(|()| frame.add_ethernet())
+        .and_then(|()| frame::redirect_by_route(path.ifindex));
+    match sent {
+        Ok(()) => {
+            counters.add(Stat::CarriedOut, 1);
+            REDIRECT
+        }
+        Err(Refused) => SHOT,
+    }
+}
+
+/// Delivers an IPv4 packet, if it is one of a tunnel's broker for the tunnel.
+#[inline(always)]
+pub(crate) fn arrived(frame: &Frame) -> i32 {
+    let Some((interface, _)) = maps::interface(frame.ifindex()) else {
+        return NEXT;
+    };
+    let Some(outer) = six_in_four::outer(frame, interface.link_bytes.into()) else {
+        return NEXT;
+    };
+    let Some(slot) = maps::outer_slot(&outer.ends) else {
+        return NEXT;
+    };
+    let Some(counters) = maps::slot(slot) else {
+        return NEXT; // unreachable: user space writes no slot out of range
+    };
+    let tables = maps::KernelTables {
+        slot: counters,
+        number: slot,
+        generation: interface.generation,
+    };
+    match six_in_four::accept(frame, &outer, slot, &tables) {
+        Ok(accepted) => match deliver(frame, &outer, &accepted, slot) {
+            Ok(()) => {
+                counters.add(Stat::CarriedIn, 1);
+                REDIRECT
+            }
+            Err(Refused) => NEXT,
+        },
+        Err(refusal) => {
+            let (stat, action) = match refusal {
+                Refusal::Fragment => (Stat::CarriedInFragments, NEXT),
+                Refusal::Malformed => (Stat::CarriedInMalformed, NEXT),
+                Refusal::OwnSource => (Stat::CarriedInOwnSource, NEXT),
+                Refusal::OtherDestination => (Stat::CarriedInOther, NEXT),
+                Refusal::Congestion => (Stat::CarriedInCongested, SHOT),
+            };
+            counters.add(stat, 1);
+            action
+        }
+    }
+}
+
+/// Removes the outer header, and delivers the inner packet as if it had arrived by the tunnel's interface.
+#[inline(always)]
+fn deliver(frame: &Frame, outer: &Outer, accepted: &Accepted, slot: u32) -> Result<(), Refused> {
+    let tunnel = maps::tunnel(slot).ok_or(Refused)?;
+    if tunnel.ifindex == 0 {
+        return Err(Refused);
+    }
+    if accepted.is_remarked {
+        frame.rewrite(outer.inner_offset, &accepted.start)?;
+    }
+    frame.remove_ipv4(outer.header_bytes)?;
+    frame::redirect_in(tunnel.ifindex)
+}
