@@ -131,6 +131,8 @@ pub enum Action {
     StartOnly,
     /// Reload its configuration: by signal (true), or by request.
     Reload(bool),
+    /// Give 6in4 tunnels another carrier by a reload, and the first one by another reload.
+    Carrier,
     /// Stop its execution (SIGSTOP).
     Freeze,
     /// Overrun its netlink event socket with changes.

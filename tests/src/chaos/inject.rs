@@ -74,6 +74,7 @@ impl Host<'_> {
                 self.starting = true;
             }
             Action::Reload(by_signal) => self.reload(by_signal)?,
+            Action::Carrier => self.change_carrier()?,
             Action::Freeze => self.signal(Signal::SIGSTOP)?,
             Action::Flood => self.flood()?,
             Action::Forge(number) => self.forge(number)?,
@@ -171,6 +172,18 @@ impl Host<'_> {
             printed.code == 0 || printed.stderr.contains("no daemon answers"),
             "{printed:#?}"
         );
+        Ok(())
+    }
+
+    fn change_carrier(&mut self) -> Result<()> {
+        let config = std::fs::read_to_string(self.lab.paths().config())?;
+        let kind = "kind = \"6in4\"\n";
+        let other = config.replace(kind, &format!("{kind}carrier = \"tun\"\n"));
+        ensure!(other != config, "no 6in4 tunnel: {config}");
+        for config in [other, config] {
+            self.lab.write_config(&config)?;
+            self.reload(false)?;
+        }
         Ok(())
     }
 

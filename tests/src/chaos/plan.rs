@@ -154,7 +154,7 @@ impl Plan {
         let tunnel = self.random.below(2);
         let place = self.choose(&AttachPoint::ALL);
         let port = self.choose(&Port::ALL);
-        match self.random.below(28) {
+        match self.random.below(29) {
             0 | 1 => Action::FlushRules,
             2 => Action::DeleteRule(self.random.below(100)),
             3 | 4 => Action::DeleteRoute(self.random.below(100)),
@@ -176,6 +176,7 @@ impl Plan {
             23 => Action::Wall(self.wall_seconds()),
             24 | 25 => Action::Forge(tunnel),
             26 => Action::Exit,
+            27 => Action::Carrier,
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
                 self.slept += seconds;
@@ -211,6 +212,7 @@ impl Plan {
             // Before it handles signals, they kill it.
             Action::Stop => runs && !starts && !self.scope.one_daemon,
             Action::Reload(by_signal) => runs && !(starts && by_signal),
+            Action::Carrier => self.scope.native && runs && !starts,
             Action::Freeze => runs && !starts,
             Action::Wall(_) => runs,
             // Only a running daemon guards the exit.
@@ -283,7 +285,11 @@ mod tests {
                 }
                 Action::Thaw => assert!(std::mem::take(&mut self.frozen)),
                 Action::Flood => assert!(self.frozen),
-                Action::Reload(_) | Action::Wall(_) | Action::Sleep(_) | Action::Exit => {
+                Action::Reload(_)
+                | Action::Carrier
+                | Action::Wall(_)
+                | Action::Sleep(_)
+                | Action::Exit => {
                     assert!(!self.dead && !self.frozen);
                 }
                 Action::Take(port, loss) => {
