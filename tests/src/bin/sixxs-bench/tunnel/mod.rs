@@ -1,5 +1,6 @@
 //! Throughput and cost of the native tunnels, relative to the same path without a tunnel.
 
+mod carriers;
 mod cpu;
 mod many;
 mod report;
@@ -21,6 +22,9 @@ use sixxs_tests::program::{Daemon, Hook, Program};
 use self::rows::{Hashing, Pair, Row};
 use self::traffic::{Lengths, Route};
 use crate::timing;
+
+/// Measures only the carriers of 6in4.
+pub(crate) const CARRIERS: &str = "carriers";
 
 /// MTU of the path without a tunnel.
 const NATIVE_MTU: u32 = 1500;
@@ -55,6 +59,9 @@ pub(crate) fn measure(quick: bool, only: Option<&str>) -> Result<String> {
             trial: Duration::from_millis(800),
         }
     };
+    if only == Some(CARRIERS) {
+        return carriers::write_up(&carriers::measure(lengths)?);
+    }
     let hash = |mtu: u32| hash(mtu as usize, lengths.measured);
     let hashing = [hash(1280)?, hash(1500 - AYIYA_BYTES)?];
     let mut rows = Vec::new();
@@ -81,7 +88,9 @@ pub(crate) fn measure(quick: bool, only: Option<&str>) -> Result<String> {
     }
     let idle = Duration::from_secs(if quick { 20 } else { 65 });
     let many = many::measure(idle)?;
-    report::write_up(&rows, &hashing, &many, lengths)
+    let mut text = report::write_up(&rows, &hashing, &many, lengths)?;
+    text += &carriers::write_up(&carriers::measure(lengths)?)?;
+    Ok(text)
 }
 
 fn row(
@@ -104,7 +113,7 @@ fn row(
         to: lab.host(),
         destination: address,
     };
-    let ping = ping(lab.host(), address, lengths)?;
+    let ping = ping(lab.host(), (address, OUTSIDE), lengths)?;
     let payload = (mtu - HEADERS_BYTES) as usize;
     let pair = |route: &Route<'_>| -> Result<Pair> {
         Ok(Pair {
@@ -124,12 +133,10 @@ fn row(
     Ok(row)
 }
 
-/// Median round trip to the outside.
-fn ping(host: &Namespace, from: Ipv6Addr, lengths: Lengths) -> Result<Duration> {
+/// Median round trip between two addresses.
+fn ping(host: &Namespace, (from, to): (Ipv6Addr, Ipv6Addr), lengths: Lengths) -> Result<Duration> {
     let count = lengths.measured.as_millis() / 10;
-    let printed = host.sh(&format!(
-        "ping -6 -n -i 0.01 -c {count} -I {from} {OUTSIDE}"
-    ))?;
+    let printed = host.sh(&format!("ping -6 -n -i 0.01 -c {count} -I {from} {to}"))?;
     let times = printed.lines().filter_map(|line| {
         let (_, time) = line.split_once("time=")?;
         time.split_whitespace().next()?.parse::<f64>().ok()
