@@ -7,6 +7,12 @@
 
 use std::{net::Ipv6Addr, time::Duration};
 
+use sixxs_common::{
+    address::Address,
+    decide::Tables,
+    layout::Source,
+    six_in_four::{self, Outer},
+};
 use sixxs_core::{
     aiccu,
     broker::{
@@ -30,7 +36,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "ayiya",
         body: ayiya,
@@ -58,6 +64,10 @@ pub const TARGETS: [Target; 7] = [
     Target {
         name: "saved",
         body: tic_cache,
+    },
+    Target {
+        name: "outer",
+        body: outer,
     },
 ];
 
@@ -295,4 +305,46 @@ pub fn tic_cache(bytes: &[u8]) {
         let written = saved::text(&asked, &parameters);
         assert_eq!(saved::read(&written), Ok((asked, parameters)));
     }
+}
+
+/// The tables of a host with one tunnel, in slot 3, with the address [`US`].
+struct OneTunnel;
+
+impl Tables for OneTunnel {
+    fn source(&self, address: Address) -> Option<Source> {
+        (address == Address::from_octets(US.octets())).then(|| Source::new(3, 128, 0))
+    }
+
+    fn is_direct(&self, _tunnel: u32, _destination: Address) -> bool {
+        false
+    }
+}
+
+/// A frame of a broker of 6in4, at an uplink. Bit 1 of the first byte: the uplink has no link layer.
+pub fn outer(bytes: &[u8]) {
+    let Some((choice, frame)) = bytes.split_first() else {
+        return;
+    };
+    let link_bytes = if choice & 1 == 0 { 14 } else { 0 };
+    let Some(found) = six_in_four::outer(frame, link_bytes) else {
+        return;
+    };
+    let Outer {
+        inner_offset,
+        header_bytes,
+        ..
+    } = found;
+    assert!((20..=60).contains(&header_bytes) && inner_offset == link_bytes + header_bytes);
+    let Ok(accepted) = six_in_four::accept(frame, &found, 3, &OneTunnel) else {
+        return;
+    };
+    let inner = &frame[inner_offset as usize..];
+    let length = 40 + u32::from(u16::from_be_bytes([inner[4], inner[5]]));
+    assert!(inner.len() >= 40 && inner[0] >> 4 == 6 && !found.is_fragment);
+    assert!((41..=found.inner_bytes).contains(&length));
+    assert!(inner[8..24] != US.octets() && inner[8] != 0xff);
+    // Only the ECN may change.
+    let changed = [inner[0] ^ accepted.start[0], inner[1] ^ accepted.start[1]];
+    assert!(changed[0] == 0 && changed[1] & !0x30 == 0);
+    assert_eq!(accepted.is_remarked, changed != [0, 0]);
 }

@@ -117,3 +117,8 @@ fn nothing_is_left_out() -> Result<()> {
     assert_eq!(there, targets);
     Ok(())
 }
+
+#[test]
+fn outer() -> Result<()> {
+    replay("outer")
+}
