@@ -42,7 +42,7 @@ pub struct OuterPath {
     /// The broker's address.
     pub remote: [u8; 4],
     /// The largest inner packet that fits the path, in bytes.
-    pub largest: u32,
+    pub largest_inner: u32,
     /// 1 if each segment of a batch fits: the path takes packets as large as the tunnel's MTU. Else 0.
     pub takes_batches: u32,
 }
@@ -62,7 +62,7 @@ impl OuterPath {
     #[must_use]
     pub const fn fits(&self, bytes: u32, batch_bytes: u32) -> bool {
         if batch_bytes == 0 {
-            bytes <= self.largest
+            bytes <= self.largest_inner
         } else {
             self.takes_batches != 0
         }
@@ -292,7 +292,7 @@ mod tests {
         ifindex: 2,
         local: [192, 0, 2, 10],
         remote: [198, 51, 100, 1],
-        largest: 1480,
+        largest_inner: 1480,
         takes_batches: 1,
     };
 

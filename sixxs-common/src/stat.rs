@@ -68,14 +68,15 @@ stats! {
     VerdictLoop, "out_loops", "Packets dropped when leaving by the tunnel, since a tunnel would have routed them back.";
     VerdictRecursion, "out_recursions", "A tunnel's own outer packets that were routed into the tunnel that they carry, caught at this interface; dropped.";
     Recursions, "recursions", "Outer packets with this tunnel's address that were routed into it although they carry it, at any interface; dropped.";
-    CarriedOut, "carried_out", "Packets that left by the tunnel with an outer header that the programs added.";
+    CarriedOut, "carried_out", "Packets that the programs handed to the uplink with an outer header.";
     CarriedIn, "carried_in", "Packets that arrived for the tunnel with an outer header that the programs removed.";
-    CarriedOutByDaemon, "carried_out_by_daemon", "Packets that left by a tunnel of the programs, and that they left to the daemon: too long for the path to the broker, or in another tunnel.";
+    CarriedOutLeft, "carried_out_left", "Packets that left by a tunnel of the programs, which they left to the daemon: too long for the path to the broker, or in another tunnel.";
     CarriedInFragments, "carried_in_fragments", "Fragments of outer packets, which the programs left to the kernel and the daemon.";
     CarriedInMalformed, "carried_in_malformed", "Outer packets without a complete IPv6 packet, which the programs left to the kernel.";
     CarriedInOwnSource, "carried_in_own_source", "Outer packets whose inner source is an address behind this host, which the programs left to the kernel.";
     CarriedInOther, "carried_in_other_destination", "Outer packets whose inner destination does not belong to the tunnel, which the programs left to the kernel.";
     CarriedInCongested, "carried_in_congested", "Outer packets with a congestion mark that the inner packet cannot take (RFC 6040); dropped.";
+    CarriedOutDropped, "carried_out_dropped", "Packets of a tunnel that the programs could not hand to the uplink, after they had changed them; dropped.";
 }
 
 /// Number of entries in [`Counters`]: more than there are counters, so that a new one does not change

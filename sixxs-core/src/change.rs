@@ -23,9 +23,9 @@ pub struct Change {
 }
 
 impl Change {
-    /// The difference from `old` to `new`.
+    /// The difference from `old` to `new`. `has_programs`: the programs of this kernel can carry packets.
     #[must_use]
-    pub fn between(old: &Config, new: &Config) -> Self {
+    pub fn between(old: &Config, new: &Config, has_programs: bool) -> Self {
         let find = |config: &'_ Config, name: &IfName| -> Option<Tunnel> {
             let mut tunnels = config.tunnels.iter();
             tunnels.find(|tunnel| tunnel.name == *name).cloned()
@@ -37,7 +37,7 @@ impl Change {
         for tunnel in &new.tunnels {
             let list = match find(old, &tunnel.name) {
                 None => &mut change.added,
-                Some(was) if was.differs_to_driver(tunnel) => &mut change.restarted,
+                Some(was) if was.differs_to_driver(tunnel, has_programs) => &mut change.restarted,
                 Some(was) if was != *tunnel => &mut change.altered,
                 Some(_) => continue,
             };
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn nothing() {
-        assert!(Change::between(&read(TWO), &read(TWO)).is_nothing());
+        assert!(Change::between(&read(TWO), &read(TWO), true).is_nothing());
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
                 .replace("192.0.2.1", "192.0.2.9")
                 .replacen('\n', "\nrule_priority = 9000\n", 1),
         );
-        let change = Change::between(&read(TWO), &new);
+        let change = Change::between(&read(TWO), &new, true);
         assert_eq!(names(&change.added), ["sixxs2"]);
         assert_eq!(names(&change.removed), ["sixxs0"]);
         assert_eq!(names(&change.restarted), ["sixxs1"]);
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(names(&change.stops()), ["sixxs0", "sixxs1"]);
         assert_eq!(names(&change.starts()), ["sixxs2", "sixxs1"]);
         let more = TWO.replacen("/64\"", "/64\"\nprefixes = [\"2001:db8:100::/48\"]", 1);
-        let change = Change::between(&read(TWO), &read(&more));
+        let change = Change::between(&read(TWO), &read(&more), true);
         assert_eq!(names(&change.altered), ["sixxs0"]);
         assert!(change.stops().is_empty());
     }
@@ -165,7 +165,7 @@ mod tests {
             ("connect_limit", "connect_limit = { connects = 1 }"),
         ] {
             let new = read(&format!("{line}\n{TWO}"));
-            let change = Change::between(&read(TWO), &new);
+            let change = Change::between(&read(TWO), &new, true);
             assert_eq!(change.settings, [key]);
             assert!(!change.is_nothing(), "{key}");
         }

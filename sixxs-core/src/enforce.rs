@@ -29,7 +29,7 @@ pub struct Enforcement {
     /// Destinations of leaks, by the tunnel's name.
     pub tunnels: BTreeMap<IfName, RedirectTarget>,
     /// Outer paths of the tunnels that the programs carry.
-    pub carried: BTreeMap<IfName, OuterPath>,
+    pub outer_paths: BTreeMap<IfName, OuterPath>,
     /// Sources, the longest prefixes first.
     pub sources: Vec<Source>,
     /// Destinations that are reached without the tunnel.
@@ -57,7 +57,8 @@ pub enum Role {
     Newcomer,
     /// Egress only, and inactive: the program is attached in case the interface becomes an uplink.
     Candidate,
-    /// Ingress only: it leads to the broker of a tunnel that the programs carry.
+    /// Egress and ingress; inactive at egress, like a candidate. It is no uplink, but leads to the broker of a tunnel
+    /// that the programs carry.
     Underlay,
 }
 
@@ -190,7 +191,7 @@ impl Enforcement {
     /// Has the programs carry the tunnels with these outer paths, as far as they can. Those that the configuration does
     /// not want to be carried so are left out.
     #[must_use]
-    pub fn with_carried(
+    pub fn with_outer_paths(
         mut self,
         config: &Config,
         links: &Links,
@@ -202,9 +203,10 @@ impl Enforcement {
             else {
                 continue;
             };
-            // A tunnel's own interface cannot be carried before its index is known.
-            if target.index.is_some() && self.add_underlay(path.index, links) {
-                self.carried.insert(tunnel.name.clone(), *path);
+            // The interface must exist and be up, and packets begin with the IP header.
+            let is_there = target.index.is_some() && target.mac.is_none();
+            if is_there && self.add_underlay(path.index, links) {
+                self.outer_paths.insert(tunnel.name.clone(), *path);
             }
         }
         self
@@ -615,7 +617,7 @@ mod tests {
             index: IfIndex(index),
             local: [192, 0, 2, 10].into(),
             remote: [198, 51, 100, 1].into(),
-            largest: 1480,
+            largest_inner: 1480,
         };
         let mut net0 = link(2, "net0", &[]);
         net0.is_exit = true;
@@ -639,7 +641,7 @@ mod tests {
         let carried = |text: &str, links: &[Link], index| {
             let (config, links): (_, Links) = (config(text), links.iter().cloned().collect());
             let paths = [("sixxs0".parse().unwrap(), by(index))].into();
-            Enforcement::new(&config, &links, |_| true).with_carried(&config, &links, &paths)
+            Enforcement::new(&config, &links, |_| true).with_outer_paths(&config, &links, &paths)
         };
         for (index, name, expected) in [
             (2, "net0", Some(Role::Uplink)),
@@ -655,14 +657,18 @@ mod tests {
             let underlay = found.interfaces.iter().find(|(_, i)| i.is_underlay);
             let underlay = underlay.map(|(name, interface)| (name.as_str(), interface.role));
             assert_eq!(underlay, expected.map(|role| (name, role)), "{index}");
-            assert_eq!(found.carried.len(), usize::from(expected.is_some()));
+            assert_eq!(found.outer_paths.len(), usize::from(expected.is_some()));
         }
         // The configuration decides, and a tunnel without an interface is not carried.
         for (carrier, expected) in [("auto", 1), ("ebpf", 1), ("sit", 0), ("tun", 0)] {
             let text = text.replacen("mtu", &format!("carrier = \"{carrier}\"\nmtu"), 1);
-            assert_eq!(carried(&text, &all, 2).carried.len(), expected, "{carrier}");
+            assert_eq!(
+                carried(&text, &all, 2).outer_paths.len(),
+                expected,
+                "{carrier}"
+            );
         }
-        assert!(carried(&text, &all[..1], 2).carried.is_empty());
+        assert!(carried(&text, &all[..1], 2).outer_paths.is_empty());
     }
 
     #[test]

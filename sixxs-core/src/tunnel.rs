@@ -70,7 +70,7 @@ pub struct OuterPath {
     /// The broker's address.
     pub remote: Ipv4Addr,
     /// The largest inner packet that fits, in bytes.
-    pub largest: u32,
+    pub largest_inner: u32,
 }
 
 /// What a driver reports about the outer path of its tunnel.
@@ -79,7 +79,7 @@ pub enum OuterReport {
     /// Nothing yet: what an earlier run left stays.
     Pending,
     /// There is no path that the programs could use.
-    None,
+    NoPath,
     /// The programs can use this path.
     Path(OuterPath),
 }

@@ -31,12 +31,12 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
     let bytes = frame.bytes_behind(0_u32);
     let fits = path.fits(bytes, frame.gso_bytes());
     let Some(start) = frame.load(0).filter(|_| fits) else {
-        counters.add(Stat::CarriedOutByDaemon, 1);
+        counters.add(Stat::CarriedOutLeft, 1);
         return NEXT;
     };
     let class = six_in_four::traffic_class(start);
     if frame.make_room_for_ipv4().is_err() {
-        counters.add(Stat::CarriedOutByDaemon, 1);
+        counters.add(Stat::CarriedOutLeft, 1);
         return NEXT;
     }
     frame.clear_mark();
@@ -49,7 +49,10 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
             counters.add(Stat::CarriedOut, 1);
             REDIRECT
         }
-        Err(Refused) => SHOT,
+        Err(Refused) => {
+            counters.add(Stat::CarriedOutDropped, 1);
+            SHOT
+        }
     }
 }
 

@@ -358,6 +358,12 @@ impl Frame {
         self.field(|skb| skb.protocol) == IPV4
     }
 
+    /// Whether the link-layer destination is this host (`PACKET_HOST`).
+    #[inline(always)]
+    pub(crate) fn is_for_this_host(&self) -> bool {
+        self.field(|skb| skb.pkt_type) == 0
+    }
+
     /// Truncates the frame to `bytes`; a batch for segmentation offload becomes a plain frame.
     #[inline(always)]
     pub(crate) fn cut(&self, bytes: u32) -> Result<(), Refused> {

@@ -1,13 +1,14 @@
 //! The kernel programs: the entry points, and the action for each verdict.
 //!
 //! * `sixxs_egress` is attached to every uplink and every tunnel. It classifies each packet that
-//!   leaves (`sixxs_common::decide`), counts it, and handles leaks.
+//!   leaves (`sixxs_common::decide`), counts it, and handles leaks. It sends packets of the tunnels that the programs
+//!   carry to their brokers.
 //! * `sixxs_decap` is attached to the ingress of interfaces that lead to brokers. It delivers packets of the tunnels
 //!   that the programs carry.
 //! * `sixxs_ingress` is attached to every tunnel. It counts the packets that arrive, and hands
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
-//! Both return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
+//! All return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
 //! other software.
 #![no_std]
@@ -30,7 +31,7 @@ use aya_ebpf::{
 use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
-    layout::Interface,
+    layout::{Interface, Role},
     packet::{self, Echo, EchoMessage, Ipv6},
     stat::Stat,
     treatment::Treatment,
@@ -53,6 +54,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
+    // Not an uplink yet.
+    if interface.role == Role::Underlay.raw() {
+        return NEXT;
+    }
     let exit = Exit::of(interface);
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     let tables = maps::KernelTables {
@@ -128,7 +133,8 @@ fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
 #[classifier]
 fn sixxs_decap(context: TcContext) -> i32 {
     let frame = Frame::new(context);
-    if frame.is_ipv4() {
+    // A tagged frame belongs to a VLAN's interface, where this program receives it without the tag.
+    if frame.is_ipv4() && frame.is_for_this_host() && !frame.has_offloaded_tag() {
         carry::arrived(&frame)
     } else {
         NEXT

@@ -46,10 +46,10 @@ static DIRECTS: LpmTrie<[u8; 20], u32> = LpmTrie::pinned(layout::DIRECTS, NO_PRE
 static TUNNELS: Array<Tunnel> = Array::pinned(layout::SLOTS, 0);
 /// Outer paths of the tunnels that the programs carry, by slot.
 #[map]
-static OUTERS: Array<OuterPath> = Array::pinned(layout::SLOTS, 0);
+static OUTER_PATHS: Array<OuterPath> = Array::pinned(layout::SLOTS, 0);
 /// The slots of these tunnels, by the outer addresses of packets from the broker.
 #[map]
-static OUTER_SLOTS: HashMap<[u8; 8], u32> = HashMap::pinned(layout::SLOTS, 0);
+static SLOTS_BY_OUTER: HashMap<[u8; 8], u32> = HashMap::pinned(layout::SLOTS, 0);
 #[map]
 static STATES: Array<TunnelState> = Array::pinned(layout::SLOTS, 0);
 #[map]
@@ -187,14 +187,14 @@ pub(crate) fn tunnel(slot: u32) -> Option<&'static Tunnel> {
 /// The outer path of the tunnel in a slot; `None` if the programs do not carry it.
 #[inline(always)]
 pub(crate) fn outer_path(slot: u32) -> Option<&'static OuterPath> {
-    OUTERS.get(slot).filter(|path| path.ifindex != 0)
+    OUTER_PATHS.get(slot).filter(|path| path.ifindex != 0)
 }
 
 /// The slot of the tunnel between these outer addresses.
 #[inline(always)]
 pub(crate) fn outer_slot(ends: &[u8; 8]) -> Option<u32> {
     // SAFETY: the value is one aligned word, so a change by user space cannot tear it.
-    unsafe { OUTER_SLOTS.get(ends) }.copied()
+    unsafe { SLOTS_BY_OUTER.get(ends) }.copied()
 }
 
 /// The state that the programs keep for the tunnel in a slot.

@@ -15,6 +15,7 @@ use crate::{
     broker::connects::Connects,
     control::api,
     host::clock::{Clock, time_of_day},
+    host::kernel_support,
     netlink::{Netlink, Scope},
 };
 
@@ -37,7 +38,7 @@ pub async fn preview(
     connects: &Connects,
     clock: &Clock,
 ) -> anyhow::Result<api::Preview> {
-    let change = Change::between(before.config, new);
+    let change = Change::between(before.config, new, kernel_support::can_carry());
     let starts = change.starts();
     let is_wanted = |tunnel: &Tunnel| !before.stopped.contains(&tunnel.name);
     let mut observed = netlink.observe(&Scope::of(new)).await?;

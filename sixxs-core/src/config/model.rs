@@ -226,15 +226,16 @@ impl FromStr for CarrierChoice {
 
 impl Tunnel {
     /// Whether the driver has to restart the tunnel to change it into `other`, which has the same name. All
-    /// other differences concern only rules, routes and programs.
+    /// other differences concern only rules, routes and programs. `has_programs`: the programs of this kernel can carry
+    /// packets.
     #[must_use]
-    pub fn differs_to_driver(&self, other: &Self) -> bool {
+    pub fn differs_to_driver(&self, other: &Self, has_programs: bool) -> bool {
         let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
         self.kind != other.kind
             || (self.kind.is_native() && has_other_ends)
             || self.addresses_by_others != other.addresses_by_others
-            // The daemon's device and that of the programs are the same.
-            || (self.carrier == CarrierChoice::Sit) != (other.carrier == CarrierChoice::Sit)
+            // The daemon and the programs use the same device.
+            || self.carrier.is_by_sit(has_programs) != other.carrier.is_by_sit(has_programs)
     }
 
     /// The sources of packets that belong to this tunnel: addresses, then prefixes.

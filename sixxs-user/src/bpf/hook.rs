@@ -135,7 +135,7 @@ impl Attachments {
         by_filter: bool,
         netlink: &Netlink,
     ) -> anyhow::Result<AttachState> {
-        // aya attaches by name. If the name belongs to another interface by now, the next round descriptors it.
+        // aya attaches by name. If the name belongs to another interface by now, the next round attaches there.
         if name_to_index(name.as_str())? != point.index.0 {
             bail!("the interface was created again meanwhile");
         }

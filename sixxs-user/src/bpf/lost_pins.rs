@@ -70,13 +70,15 @@ pub(super) fn restore(pins: &Pins, maps: &BTreeMap<String, Shape>) -> anyhow::Re
             else {
                 continue;
             };
-            let name = missing.swap_remove(at);
+            let name = missing[at];
             let path = pins.maps().join(name);
             let map = MapData::from_id(id).context("open a map")?;
             map.pin(&path)
                 .with_context(|| format!("pin {}", path.display()))?;
             // A program of another build may have another map of that name.
-            if shape::pinned(&path).map(|found| found.shape) != maps.get(name).copied() {
+            if shape::pinned(&path).map(|found| found.shape) == maps.get(name).copied() {
+                missing.swap_remove(at);
+            } else {
                 files::remove_if_exists(&path)?;
             }
         }

@@ -286,8 +286,8 @@ impl Kernel {
     }
 
     /// The outer paths of the tunnels that the programs carry now.
-    pub fn carried(&self) -> anyhow::Result<BTreeMap<IfName, OuterPath>> {
-        self.tables.carried()
+    pub fn outer_paths(&self) -> anyhow::Result<BTreeMap<IfName, OuterPath>> {
+        self.tables.outer_paths()
     }
 
     /// The slot of an interface or tunnel.
@@ -352,12 +352,13 @@ impl Kernel {
 
 /// Where an interface needs programs.
 const fn directions(interface: &Interface) -> &'static [Direction] {
-    match (interface.role, interface.is_underlay) {
-        (Role::Uplink | Role::Newcomer | Role::Candidate, false) => &[Direction::Egress],
-        (Role::Uplink | Role::Newcomer | Role::Candidate, true) | (Role::Tunnel, _) => {
+    match interface.role {
+        Role::Uplink | Role::Newcomer | Role::Candidate if !interface.is_underlay => {
+            &[Direction::Egress]
+        }
+        Role::Uplink | Role::Newcomer | Role::Candidate | Role::Underlay | Role::Tunnel => {
             &[Direction::Egress, Direction::Ingress]
         }
-        (Role::Underlay, _) => &[Direction::Ingress],
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sixxs_core::{
-    config::{Config, Tunnel},
+    config::{Config, Kind, Tunnel},
     doctor::routing::Shadow,
     enforce::Enforcement,
     explain::rules::PolicyRule,
@@ -160,7 +160,7 @@ impl Reconciler {
 
     /// Whether the programs carry a tunnel.
     pub(super) fn is_carried(&self, name: &IfName) -> bool {
-        let carried = self.enforcement.carried.get(name);
+        let carried = self.enforcement.outer_paths.get(name);
         let underlay = carried.and_then(|path| {
             let mut interfaces = self.enforcement.interfaces.values();
             interfaces.find(|interface| interface.index == path.index)
@@ -219,11 +219,11 @@ impl Reconciler {
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
         self.enforcement = Enforcement::new(goal.config, links, is_started);
         if kernel_support::can_carry() {
-            match self.programs.carried() {
+            match self.programs.outer_paths() {
                 Ok(present) => {
-                    let paths = outer_paths(present, &goal.outer);
+                    let paths = outer_paths(present, goal);
                     let enforcement = std::mem::take(&mut self.enforcement);
-                    self.enforcement = enforcement.with_carried(goal.config, links, &paths);
+                    self.enforcement = enforcement.with_outer_paths(goal.config, links, &paths);
                 }
                 Err(error) => round.problems.push(format!("{error:#}")),
             }
@@ -318,15 +318,29 @@ impl Reconciler {
     }
 }
 
-/// The outer paths that the drivers report. What an earlier run left stays until the tunnel's driver reports.
+/// The outer paths that the drivers report. What an earlier run left stays until the tunnel's driver reports, if it
+/// agrees with the configuration.
 fn outer_paths(
     mut present: BTreeMap<IfName, OuterPath>,
-    reports: &BTreeMap<IfName, OuterReport>,
+    goal: &Goal<'_>,
 ) -> BTreeMap<IfName, OuterPath> {
-    let paths = reports.iter().filter_map(|(name, report)| {
+    let agrees = |name: &IfName, path: &OuterPath| {
+        let mut tunnels = goal.config.tunnels.iter();
+        let tunnel = tunnels.find(|tunnel| tunnel.name == *name);
+        tunnel.is_some_and(|tunnel| match &tunnel.kind {
+            Kind::SixInFour(outer) => {
+                let local4 = outer.local4.unwrap_or(path.local);
+                (outer.remote4, local4) == (path.remote, path.local)
+            }
+            // The broker decides.
+            Kind::Account(_) => true,
+            Kind::Ayiya(_) | Kind::Interface | Kind::Command { .. } => false,
+        })
+    };
+    let paths = goal.outer.iter().filter_map(|(name, report)| {
         let path = match report {
-            OuterReport::Pending => present.remove(name)?,
-            OuterReport::None => return None,
+            OuterReport::Pending => present.remove(name).filter(|path| agrees(name, path))?,
+            OuterReport::NoPath => return None,
             OuterReport::Path(path) => *path,
         };
         Some((name.clone(), path))

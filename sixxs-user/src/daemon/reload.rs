@@ -10,7 +10,10 @@ use sixxs_core::{
     types::IfName,
 };
 
-use crate::control::{ActionError, Outcome};
+use crate::{
+    control::{ActionError, Outcome},
+    host::kernel_support,
+};
 
 /// When a revert cannot be carried out, it is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -91,7 +94,7 @@ pub(super) struct Changes {
 impl Changes {
     /// The changes from one configuration to another.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
-        let change = Change::between(old, new);
+        let change = Change::between(old, new, kernel_support::can_carry());
         let starts = change.starts();
         let tunnels = new.tunnels.iter();
         let started = tunnels.filter(|tunnel| starts.contains(&tunnel.name));

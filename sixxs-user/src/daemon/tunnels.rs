@@ -192,7 +192,7 @@ impl Tunnels {
     pub(super) fn outer_reports(&self) -> BTreeMap<IfName, OuterReport> {
         let reports = self.0.iter().map(|(name, tunnel)| {
             let status = tunnel.status();
-            let report = status.map_or(OuterReport::None, |status| status.outer);
+            let report = status.map_or(OuterReport::NoPath, |status| status.outer);
             (name.clone(), report)
         });
         reports.collect()

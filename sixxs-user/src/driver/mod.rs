@@ -186,7 +186,7 @@ impl Driver {
             tunnel.kind,
             config::Kind::SixInFour(_) | config::Kind::Account(_)
         ) {
-            sender.set_outer(OuterReport::None);
+            sender.set_outer(OuterReport::NoPath);
         }
         let refused = Arc::clone(&sender.refused);
         let kind = match &tunnel.kind {

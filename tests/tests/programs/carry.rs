@@ -27,9 +27,9 @@ fn carrying() -> Result<Host> {
         index: LOOPBACK,
         local: Ipv4Addr::from(LOCAL),
         remote: Ipv4Addr::from(BROKER),
-        largest: 1480,
+        largest_inner: 1480,
     };
-    host.0.carried.insert("plain".parse()?, path);
+    host.0.outer_paths.insert("plain".parse()?, path);
     let net0 = host.0.interfaces.get_mut(&"net0".parse()?);
     net0.context("the uplink")?.is_underlay = true;
     Ok(host)
@@ -53,8 +53,11 @@ fn outer(source: [u8; 4], class: u8, flags: u16, options: &[u8], inner: &[u8]) -
     packet
 }
 
+/// A frame for this host: the loopback interface has the address zero.
 fn frame(packet: &[u8]) -> Vec<u8> {
-    ethernet(&[], IPV4_TYPE, packet)
+    let mut frame = ethernet(&[], IPV4_TYPE, packet);
+    frame[..6].fill(0);
+    frame
 }
 
 fn ping(from: &str, to: &str) -> Vec<u8> {
@@ -78,7 +81,7 @@ fn delivered(name: &'static str, frame: Vec<u8>, inner: &[u8]) -> Golden {
         ..left(name, Some(Stat::CarriedIn), frame)
     }
     // The link layer's header stays: the redirect removes it.
-    .becoming(ethernet(&[], IPV4_TYPE, inner))
+    .becoming(self::frame(inner))
 }
 
 fn check(host: &Host, all: &[Golden]) -> Result<()> {
@@ -174,6 +177,7 @@ fn everything_else_is_left_to_the_kernel() -> Result<()> {
                 None,
                 ethernet(&[(VLAN_TYPE, 7)], IPV4_TYPE, &whole),
             ),
+            left("for another host", None, ethernet(&[], IPV4_TYPE, &whole)),
             left("of a stranger", None, frame(&stranger)),
             left("to another address", None, changed(19, 11)),
             left("of another protocol", None, changed(9, 4)),

@@ -109,7 +109,7 @@ fn works_without_a_daemon(hook: Hook) -> Result<()> {
     for (tunnel, before) in fixture.lab.tunnels().iter().zip(before) {
         let now = counter(&fixture, tunnel, "carried_in")?;
         ensure!(now > before? + 1000, "{now}");
-        let by_daemon = counter(&fixture, tunnel, "carried_out_by_daemon")?;
+        let by_daemon = counter(&fixture, tunnel, "carried_out_left")?;
         ensure!(by_daemon < 50, "{by_daemon}");
     }
     ensure!(daemon.stop()? == 0);
@@ -145,7 +145,7 @@ fn no_packet_is_counted_twice() -> Result<()> {
         "out_echo_replies",
         "carried_in",
         "carried_out",
-        "carried_out_by_daemon",
+        "carried_out_left",
     ];
     let counters = || -> Result<Vec<u64>> {
         names
@@ -435,7 +435,7 @@ fn batches_reach_a_lan() -> Result<()> {
     let batches = counter(&fixture, tunnel, "carried_in")?;
     println!("{batches} packets arrived by the programs");
     ensure!((100..25_000).contains(&batches), "{batches}");
-    assert_eq!(counter(&fixture, tunnel, "carried_out_by_daemon")?, 0);
+    assert_eq!(counter(&fixture, tunnel, "carried_out_left")?, 0);
     ensure!(daemon.stop()? == 0);
     Ok(())
 }

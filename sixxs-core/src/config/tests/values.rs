@@ -175,7 +175,7 @@ fn only_a_native_tunnel_restarts_for_its_addresses() {
         for (tunnel, expected) in [(&native, for_native), (&other, for_other)] {
             let mut changed = tunnel.clone();
             set(&mut changed);
-            assert_eq!(tunnel.differs_to_driver(&changed), expected, "{name}");
+            assert_eq!(tunnel.differs_to_driver(&changed, true), expected, "{name}");
         }
     }
 }
@@ -227,6 +227,31 @@ fn a_carrier_belongs_to_6in4() {
         by_sit,
         [[false, true], [false, false], [true, true], [false, false]]
     );
+}
+
+/// Without programs that can carry, `auto` looks for `sit`.
+#[test]
+fn a_carrier_with_another_interface_restarts_the_tunnel() {
+    use CarrierChoice::{Auto, Ebpf, Sit, Tun};
+    let native = "[[tunnel]]\nname = \"a\"\nkind = \"6in4\"\nremote4 = \"192.0.2.1\"\n\
+                  address = \"2001:db8:a::2/64\"\n";
+    let tunnel = parse("f", native).unwrap().tunnels.remove(0);
+    for (before, after, with_programs, without) in [
+        (Auto, Tun, false, true),
+        (Auto, Ebpf, false, true),
+        (Auto, Sit, true, false),
+        (Ebpf, Tun, false, false),
+        (Tun, Sit, true, true),
+    ] {
+        let with = |carrier| Tunnel {
+            carrier,
+            ..tunnel.clone()
+        };
+        for (has_programs, expected) in [(true, with_programs), (false, without)] {
+            let restarts = with(before).differs_to_driver(&with(after), has_programs);
+            assert_eq!(restarts, expected, "{before:?} {after:?} {has_programs}");
+        }
+    }
 }
 
 #[test]

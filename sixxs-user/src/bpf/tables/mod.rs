@@ -260,7 +260,7 @@ impl Tables {
                 link_bytes: link_bytes(interface.mac),
                 mac: interface.mac.unwrap_or_default(),
                 generation: self.current.generation,
-                is_carried: wanted.carried.contains_key(name).into(),
+                is_carried: wanted.outer_paths.contains_key(name).into(),
                 reserved: 0,
                 own: interface.own.map_or(Address::UNSPECIFIED, |own| {
                     Address::from_octets(own.octets())

@@ -27,7 +27,7 @@ pub(super) struct Outers {
 impl Outers {
     /// Takes the maps of the object. `are_new`: they are empty.
     pub(super) fn new(ebpf: &mut Ebpf, are_new: bool) -> anyhow::Result<Self> {
-        let paths: Array<_, Raw<OuterPath>> = take(ebpf, "OUTERS")?.try_into()?;
+        let paths: Array<_, Raw<OuterPath>> = take(ebpf, "OUTER_PATHS")?.try_into()?;
         let mut entries = BTreeMap::new();
         for slot in if are_new { 0..0 } else { 0..layout::SLOTS } {
             let entry = paths.get(&slot, 0).context("read an outer path")?.0;
@@ -37,7 +37,7 @@ impl Outers {
         }
         Ok(Self {
             paths,
-            slots: take(ebpf, "OUTER_SLOTS")?.try_into()?,
+            slots: take(ebpf, "SLOTS_BY_OUTER")?.try_into()?,
             entries,
         })
     }
@@ -86,16 +86,16 @@ impl Tables {
     /// Writes the outer paths; call it before programs are attached.
     pub(super) fn write_outers(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let mut has_changed = false;
-        for (name, path) in &wanted.carried {
+        for (name, path) in &wanted.outer_paths {
             let slot = self.slot(name)?;
             let tunnel = wanted.tunnels.get(name);
             let entry = OuterPath {
                 ifindex: path.index.0,
                 local: path.local.octets(),
                 remote: path.remote.octets(),
-                largest: path.largest,
+                largest_inner: path.largest_inner,
                 takes_batches: tunnel
-                    .is_some_and(|tunnel| tunnel.mtu.0 <= path.largest)
+                    .is_some_and(|tunnel| tunnel.mtu.0 <= path.largest_inner)
                     .into(),
             };
             if self.outers.entries.get(&slot) != Some(&entry) {
@@ -113,7 +113,7 @@ impl Tables {
     /// more.
     pub(super) fn forget_outers(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let wanted: Vec<_> = wanted
-            .carried
+            .outer_paths
             .keys()
             .filter_map(|name| self.slots.get(name))
             .collect();
@@ -132,7 +132,9 @@ impl Tables {
     }
 
     /// The outer paths in the maps, by the tunnel's name.
-    pub(in crate::bpf) fn carried(&self) -> anyhow::Result<BTreeMap<IfName, tunnel::OuterPath>> {
+    pub(in crate::bpf) fn outer_paths(
+        &self,
+    ) -> anyhow::Result<BTreeMap<IfName, tunnel::OuterPath>> {
         let mut carried = BTreeMap::new();
         for (slot, entry) in &self.outers.entries {
             let name = self.names.get(slot, 0).context("read a slot's name")?.0;
@@ -140,7 +142,7 @@ impl Tables {
                 index: IfIndex(entry.ifindex),
                 local: Ipv4Addr::from(entry.local),
                 remote: Ipv4Addr::from(entry.remote),
-                largest: entry.largest,
+                largest_inner: entry.largest_inner,
             };
             carried.extend(read_name(&name).map(|name| (name, path)));
         }

@@ -19,8 +19,8 @@ impl Tables {
         restored.extend(self.restore_slots()?.then_some("SLOTS"));
         restored.extend(self.restore_times()?.then_some("TIMES"));
         restored.extend(self.restore_tunnels()?.then_some("TUNNELS"));
-        restored.extend(self.restore_outers()?.then_some("OUTERS"));
-        restored.extend(self.restore_outer_slots()?.then_some("OUTER_SLOTS"));
+        restored.extend(self.restore_outers()?.then_some("OUTER_PATHS"));
+        restored.extend(self.restore_outer_slots()?.then_some("SLOTS_BY_OUTER"));
         restored.extend(self.restore_interfaces()?.then_some("INTERFACES"));
         let before = restored.len();
         let found = self.read_back()?;

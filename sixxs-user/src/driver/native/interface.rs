@@ -72,7 +72,7 @@ impl NativeTunnel {
         let index = device.index();
         match &tunnel.kind {
             Kind::Ayiya(ayiya) => {
-                self.context.status.set_outer(OuterReport::None);
+                self.context.status.set_outer(OuterReport::NoPath);
                 let time = self.context.clock.now().elapsed;
                 match AyiyaCarrier::new(device, tunnel, ayiya, self.stale_after, time) {
                     Some(mut carrier) => self.run(index, &mut carrier).await,
@@ -116,7 +116,7 @@ impl NativeTunnel {
                 }
             };
             self.interface = Some(index);
-            self.context.status.set_outer(OuterReport::None);
+            self.context.status.set_outer(OuterReport::NoPath);
             self.context.status.set_made_interface(true);
             let made = Instant::now();
             let end = self.run(index, &mut carrier).await;

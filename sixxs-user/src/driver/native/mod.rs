@@ -51,7 +51,8 @@ pub(super) struct NativeHandle {
 enum Order {
     /// Its interface is removed.
     Stop,
-    /// Its interface stays. A `sit` interface still carries packets; a TUN device does not.
+    /// Its interface stays. A `sit` interface still carries packets; a TUN device only
+    /// if the programs carry them.
     Detach,
 }
 

@@ -110,6 +110,7 @@ impl NativeTunnel {
         let mut open = match carrier.open(&self.context, path, saved.as_ref()) {
             Ok(open) => open,
             Err(error) => {
+                carrier.closed(&self.context);
                 let reason = C::explain_open(&error);
                 return CarryOutcome::Interrupted(Interruption::NotOpened(reason));
             }

@@ -165,10 +165,10 @@ impl<'a> SixInFourCarrier<'a> {
         open.path_known = Some(Instant::now());
         let found = match outer_path(&open.socket, path).await {
             Ok(Some(path)) => OuterReport::Path(path),
-            Ok(None) => OuterReport::None,
+            Ok(None) => OuterReport::NoPath,
             Err(error) => {
                 debug!("{}: look the outer path up: {error:#}", context.name);
-                OuterReport::None
+                OuterReport::NoPath
             }
         };
         context.status.set_outer(found);
@@ -296,7 +296,7 @@ impl Carrier for SixInFourCarrier<'_> {
     }
 
     fn closed(&mut self, context: &Context) {
-        context.status.set_outer(OuterReport::None);
+        context.status.set_outer(OuterReport::NoPath);
     }
 }
 
@@ -316,7 +316,7 @@ async fn outer_path(socket: &Protocol41, path: BrokerPath) -> anyhow::Result<Opt
         index,
         local,
         remote,
-        largest: path_mtu::unfragmented(mtu),
+        largest_inner: path_mtu::unfragmented(mtu),
     }))
 }
 
