@@ -122,7 +122,7 @@ pub(super) fn write_up(rows: &[CarrierRow]) -> Result<String> {
          Here the same program with the same carrier is at the broker's end, at MTU {MTU}. *of none* is the rate\n\
          relative to the path without a tunnel, in this run. *s/GB* is the processor time of the whole machine per\n\
          10⁹ bytes of payload, less that without a tunnel, halved: the share of this end. *small* are UDP datagrams\n\
-         of {SMALL_BYTES} bytes. The ping is to the broker; its added time is that of both ends.\n\n\
+         of {SMALL_BYTES} bytes. The ping is to the broker; the added time includes both ends.\n\n\
          | carrier | TCP up, Mbit/s | of none | s/GB | TCP down, Mbit/s | of none | s/GB | small, 1000/s | ping | added |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     );
