@@ -338,24 +338,22 @@ impl Frame {
     /// Adds or removes bytes behind the link-layer header.
     #[inline(always)]
     fn adjust_room(&self, bytes: i32, flags: u32) -> Result<(), Refused> {
+        let mode = BPF_ADJ_ROOM_MAC;
         // SAFETY: takes the context and numbers.
-        let result =
-            unsafe { bpf_skb_adjust_room(self.skb(), bytes, BPF_ADJ_ROOM_MAC, flags.into()) };
-        accepted(result)
+        accepted(unsafe { bpf_skb_adjust_room(self.skb(), bytes, mode, flags.into()) })
     }
 
     /// Clears the firewall mark: it is for the inner packet.
     #[inline(always)]
     pub(crate) fn clear_mark(&self) {
-        // SAFETY: the context is a valid `__sk_buff`, and programs of this type may write the mark.
+        // SAFETY: the context is a valid `__sk_buff`, and its mark is writable.
         unsafe { (*self.skb()).mark = 0 };
     }
 
     /// Whether the frame carries IPv4, by its EtherType or the kernel's knowledge of the interface.
     #[inline(always)]
     pub(crate) fn is_ipv4(&self) -> bool {
-        const IPV4: u32 = 0x0800_u16.to_be() as u32;
-        self.field(|skb| skb.protocol) == IPV4
+        self.field(|skb| skb.protocol) == u32::from(0x0800_u16.to_be())
     }
 
     /// Whether the link-layer destination is this host (`PACKET_HOST`).
@@ -411,16 +409,7 @@ impl Frame {
         offset: u32,
         bytes: &[u8; N],
     ) -> Result<(), Refused> {
-        // SAFETY: the helper reads N bytes from `bytes`, and checks offset and length against the frame.
-        accepted(unsafe {
-            bpf_skb_store_bytes(
-                self.skb(),
-                offset,
-                bytes.as_ptr().cast::<c_void>(),
-                length::<N>(),
-                u64::from(BPF_F_RECOMPUTE_CSUM),
-            )
-        })
+        self.store_with(offset, bytes, BPF_F_RECOMPUTE_CSUM)
     }
 
     /// Overwrites bytes at `offset`.
@@ -430,15 +419,20 @@ impl Frame {
         offset: u32,
         bytes: &[u8; N],
     ) -> Result<(), Refused> {
+        self.store_with(offset, bytes, 0)
+    }
+
+    #[inline(always)]
+    fn store_with<const N: usize>(
+        &self,
+        offset: u32,
+        bytes: &[u8; N],
+        flags: u32,
+    ) -> Result<(), Refused> {
+        let from = bytes.as_ptr().cast::<c_void>();
         // SAFETY: the helper reads N bytes from `bytes`, and checks offset and length against the frame.
         accepted(unsafe {
-            bpf_skb_store_bytes(
-                self.skb(),
-                offset,
-                bytes.as_ptr().cast::<c_void>(),
-                length::<N>(),
-                0,
-            )
+            bpf_skb_store_bytes(self.skb(), offset, from, length::<N>(), flags.into())
         })
     }
 }

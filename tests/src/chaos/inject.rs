@@ -78,9 +78,7 @@ impl Host<'_> {
             Action::Freeze => self.signal(Signal::SIGSTOP)?,
             Action::Flood => self.flood()?,
             Action::Forge(number) => self.forge(number)?,
-            Action::Exit => {
-                exit::add_and_remove(self.lab, self.program, &self.log, (REPAIRED, QUIET))?;
-            }
+            Action::Exit => self.exit()?,
             Action::Thaw => self.signal(Signal::SIGCONT)?,
             Action::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
             Action::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
@@ -172,6 +170,11 @@ impl Host<'_> {
             printed.code == 0 || printed.stderr.contains("no daemon answers"),
             "{printed:#?}"
         );
+        Ok(())
+    }
+
+    fn exit(&mut self) -> Result<()> {
+        exit::add_and_remove(self.lab, self.program, &self.log, (REPAIRED, QUIET))?;
         Ok(())
     }
 

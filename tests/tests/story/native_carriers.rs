@@ -407,7 +407,7 @@ fn batches_reach_a_lan() -> Result<()> {
     let [_, tunnel] = fixture.lab.tunnels();
     let plan = tunnel.plan;
     let prefix = plan.prefix.context("a routed prefix")?;
-    let section = near_end(&plan, 1480, "ebpf");
+    let section = near_end(plan, 1480, "ebpf");
     fixture.lab.write_config(&format!(
         "uplinks = [\"{UPLINK}\"]\n{section}prefixes = [\"{prefix}\"]\n"
     ))?;

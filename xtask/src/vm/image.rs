@@ -58,7 +58,7 @@ const MODULES: &[&str] = &[
     "nft_reject_inet",
 ];
 
-/// Modules that are a part of others in newer kernels: `nft_objref` is in `nf_tables` since 6.2.
+/// Modules that newer kernels lack: `nft_objref` is a part of `nf_tables` since 6.2.
 const MERGED: &[&str] = &["nft_objref"];
 
 /// Builds the image below `directory`, from scratch, and returns its path. `script` is the script that the

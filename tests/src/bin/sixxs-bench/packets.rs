@@ -133,8 +133,7 @@ fn subjects(count: u32) -> Vec<Subject> {
     let outside = Ipv6Addr::from_bits(0x2a00_1450 << 96 | 9);
     let own = Ipv6Addr::from_bits(prefix(0).address().to_bits());
     let from = |from: Ipv6Addr| ethernet(&[], IPV6_TYPE, &ipv6(from, outside, UDP, &udp(4000, 64)));
-    let echo =
-        |from, to, kind| ethernet(&[], IPV6_TYPE, &ipv6(from, to, ICMPV6, &icmpv6(kind, 56)));
+    let echo = |from, to, kind| packet6(&ipv6(from, to, ICMPV6, &icmpv6(kind, 56)));
     let none = |name, source| Subject::unrelated(name, from(source));
     let counted = Subject::counted;
     let leaking = prefix(count - 1).address();
@@ -242,6 +241,11 @@ fn row(count: u32, subject: &Subject, measured: &Measured) -> Result<String> {
         measured.times.median_above(&measured.empty),
     )?;
     Ok(row)
+}
+
+/// A frame with an IPv6 packet.
+fn packet6(packet: &[u8]) -> Vec<u8> {
+    ethernet(&[], IPV6_TYPE, packet)
 }
 
 /// A TCP packet over IPv4.

@@ -57,7 +57,7 @@ fn carried_by(carrier: &'static str, lengths: Lengths) -> Result<CarrierRow> {
     let plan = tunnel.plan;
     lab.write_config(&format!(
         "uplinks = [\"{UPLINK}\"]\n{}",
-        near_end(&plan, MTU, carrier)
+        near_end(plan, MTU, carrier)
     ))?;
     let program = Program::new(&lab, Hook::Auto)?;
     let far = FarEnd::start(&lab, tunnel, MTU, carrier)?;
