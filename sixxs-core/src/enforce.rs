@@ -3,6 +3,7 @@
 //! Here interfaces and tunnels have names; in the maps they have slot numbers. The pinned maps store which
 //! slot belongs to which name, and [`slots::assign`] assigns them.
 
+pub mod outer_paths;
 pub mod slots;
 
 use std::{
@@ -186,45 +187,6 @@ impl Enforcement {
         all.sources
             .sort_by_key(|source| (std::cmp::Reverse(source.prefix.bits()), source.prefix));
         all
-    }
-
-    /// Has the programs carry the tunnels with these outer paths, as far as they can. Those that the configuration does
-    /// not want to be carried so are left out.
-    #[must_use]
-    pub fn with_outer_paths(
-        mut self,
-        config: &Config,
-        links: &Links,
-        paths: &BTreeMap<IfName, OuterPath>,
-    ) -> Self {
-        for tunnel in config.tunnels.iter().filter(|t| t.carrier.is_by_programs()) {
-            let (Some(path), Some(target)) =
-                (paths.get(&tunnel.name), self.tunnels.get(&tunnel.name))
-            else {
-                continue;
-            };
-            // The interface must exist and be up, and packets begin with the IP header.
-            let is_there = target.index.is_some() && target.mac.is_none();
-            if is_there && self.add_underlay(path.index, links) {
-                self.outer_paths.insert(tunnel.name.clone(), *path);
-            }
-        }
-        self
-    }
-
-    /// Has the programs see what arrives at an interface; false if they cannot.
-    fn add_underlay(&mut self, index: IfIndex, links: &Links) -> bool {
-        let Some(link) = links.by_index(index).filter(|link| link.up) else {
-            return false;
-        };
-        match self.interfaces.get_mut(&link.name) {
-            // What arrives there is what another tunnel carries.
-            Some(interface) if interface.role == Role::Tunnel => return false,
-            Some(interface) if interface.role != Role::Candidate => interface.is_underlay = true,
-            _ if matches!(link.layer, LinkLayer::Unsupported(_)) => return false,
-            _ => self.add_interface(link, Role::Underlay, None),
-        }
-        true
     }
 
     fn add_interface(&mut self, link: &Link, role: Role, own: Option<Ipv6Addr>) {
@@ -600,75 +562,6 @@ mod tests {
             let found = own.map(Source::home_number);
             assert_eq!(found, Some(number), "{prefixes:?}");
         }
-    }
-
-    /// The programs see outer packets where they arrive, and keep the role of that interface.
-    #[test]
-    fn what_leads_to_a_broker_is_an_underlay() {
-        const NATIVE: &str = r#"
-            [[tunnel]]
-            name = "sixxs0"
-            kind = "6in4"
-            remote4 = "198.51.100.1"
-            address = "2001:db8:a::2/64"
-            mtu = 1400
-        "#;
-        let by = |index| OuterPath {
-            index: IfIndex(index),
-            local: [192, 0, 2, 10].into(),
-            remote: [198, 51, 100, 1].into(),
-            largest_inner: 1480,
-        };
-        let mut net0 = link(2, "net0", &[]);
-        net0.is_exit = true;
-        let mut fresh = link(5, "fresh0", &[]);
-        fresh.candidate = Candidate::Fresh;
-        let mut odd = link(6, "odd0", &[]);
-        odd.layer = LinkLayer::Unsupported(32);
-        let mut down = link(7, "down0", &[]);
-        down.up = false;
-        let mut other = link(8, "sixxs8", &[]);
-        other.layer = LinkLayer::None;
-        let tunnel = Link {
-            layer: LinkLayer::None,
-            ..link(3, "sixxs0", &[])
-        };
-        let lan = link(4, "lan0", &[]);
-        let all = [net0, tunnel, lan, fresh, odd, down, other];
-        let text = format!(
-            "{NATIVE}[[tunnel]]\nname = \"sixxs8\"\nkind = \"interface\"\naddress = \"2001:db8:8::2/64\"\n"
-        );
-        let carried = |text: &str, links: &[Link], index| {
-            let (config, links): (_, Links) = (config(text), links.iter().cloned().collect());
-            let paths = [("sixxs0".parse().unwrap(), by(index))].into();
-            Enforcement::new(&config, &links, |_| true).with_outer_paths(&config, &links, &paths)
-        };
-        for (index, name, expected) in [
-            (2, "net0", Some(Role::Uplink)),
-            (4, "lan0", Some(Role::Underlay)),
-            (5, "fresh0", Some(Role::Newcomer)),
-            (6, "odd0", None),
-            (7, "down0", None),
-            (8, "sixxs8", None),
-            (3, "sixxs0", None),
-            (99, "net0", None),
-        ] {
-            let found = carried(&text, &all, index);
-            let underlay = found.interfaces.iter().find(|(_, i)| i.is_underlay);
-            let underlay = underlay.map(|(name, interface)| (name.as_str(), interface.role));
-            assert_eq!(underlay, expected.map(|role| (name, role)), "{index}");
-            assert_eq!(found.outer_paths.len(), usize::from(expected.is_some()));
-        }
-        // The configuration decides, and a tunnel without an interface is not carried.
-        for (carrier, expected) in [("auto", 1), ("ebpf", 1), ("sit", 0), ("tun", 0)] {
-            let text = text.replacen("mtu", &format!("carrier = \"{carrier}\"\nmtu"), 1);
-            assert_eq!(
-                carried(&text, &all, 2).outer_paths.len(),
-                expected,
-                "{carrier}"
-            );
-        }
-        assert!(carried(&text, &all[..1], 2).outer_paths.is_empty());
     }
 
     #[test]

@@ -9,14 +9,14 @@ use std::{
 };
 
 use sixxs_core::{
-    config::{Config, Kind, Tunnel},
+    config::{Config, Tunnel},
     doctor::routing::Shadow,
-    enforce::Enforcement,
+    enforce::{Enforcement, outer_paths},
     explain::rules::PolicyRule,
     failure_tracker::FailureTracker,
     link::Links,
     routing::{Desired, Observed, Owners, Plan},
-    tunnel::{OuterPath, OuterReport},
+    tunnel::OuterReport,
     types::IfName,
 };
 use tokio::time::Instant;
@@ -221,7 +221,7 @@ impl Reconciler {
         if kernel_support::can_carry() {
             match self.programs.outer_paths() {
                 Ok(present) => {
-                    let paths = outer_paths(present, goal);
+                    let paths = outer_paths::choose(goal.config, present, &goal.outer);
                     let enforcement = std::mem::take(&mut self.enforcement);
                     self.enforcement = enforcement.with_outer_paths(goal.config, links, &paths);
                 }
@@ -316,34 +316,4 @@ impl Reconciler {
         }
         Ok(())
     }
-}
-
-/// The outer paths that the drivers report. What an earlier run left stays until the tunnel's driver reports, if it
-/// agrees with the configuration.
-fn outer_paths(
-    mut present: BTreeMap<IfName, OuterPath>,
-    goal: &Goal<'_>,
-) -> BTreeMap<IfName, OuterPath> {
-    let agrees = |name: &IfName, path: &OuterPath| {
-        let mut tunnels = goal.config.tunnels.iter();
-        let tunnel = tunnels.find(|tunnel| tunnel.name == *name);
-        tunnel.is_some_and(|tunnel| match &tunnel.kind {
-            Kind::SixInFour(outer) => {
-                let local4 = outer.local4.unwrap_or(path.local);
-                (outer.remote4, local4) == (path.remote, path.local)
-            }
-            // The broker decides.
-            Kind::Account(_) => true,
-            Kind::Ayiya(_) | Kind::Interface | Kind::Command { .. } => false,
-        })
-    };
-    let paths = goal.outer.iter().filter_map(|(name, report)| {
-        let path = match report {
-            OuterReport::Pending => present.remove(name).filter(|path| agrees(name, path))?,
-            OuterReport::NoPath => return None,
-            OuterReport::Path(path) => *path,
-        };
-        Some((name.clone(), path))
-    });
-    paths.collect()
 }

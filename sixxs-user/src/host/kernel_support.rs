@@ -1,7 +1,7 @@
 //! Checks whether this kernel has the necessary features, with messages for users. Features that only an
 //! attempt can detect are explained when the attempt fails.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::LazyLock};
 
 use anyhow::bail;
 use sixxs_core::doctor;
@@ -25,7 +25,8 @@ pub(crate) fn release() -> String {
 
 /// Whether the programs in the kernel can carry 6in4 tunnels.
 pub(crate) fn can_carry() -> bool {
-    doctor::has_decapsulation(&release())
+    static CAN: LazyLock<bool> = LazyLock::new(|| doctor::has_decapsulation(&release()));
+    *CAN
 }
 
 /// Whether the kernel has IPv6, and it was not disabled at boot.
