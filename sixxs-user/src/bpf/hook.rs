@@ -70,6 +70,13 @@ impl FromStr for HookChoice {
 }
 
 /// A program that is attached.
+struct Attached {
+    /// Its ID.
+    program: u32,
+    by: Attachment,
+}
+
+/// How a program is attached, and what keeps it so.
 enum Attachment {
     /// Descriptors of the link, so that it stays attached if its pin is removed. There are several, since
     /// aya drops the one that could not be pinned.
@@ -101,9 +108,7 @@ pub(super) enum AttachState {
 pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
-    attached: BTreeMap<AttachPoint, Attachment>,
-    /// IDs of the attached programs.
-    programs: BTreeMap<AttachPoint, u32>,
+    attached: BTreeMap<AttachPoint, Attached>,
     /// Whether filters of earlier runs were already searched for and removed.
     has_swept: bool,
 }
@@ -114,7 +119,6 @@ impl Attachments {
             pins,
             choice,
             attached: BTreeMap::new(),
-            programs: BTreeMap::new(),
             has_swept: false,
         }
     }
@@ -122,7 +126,7 @@ impl Attachments {
     pub(super) fn hook(&self, index: IfIndex, direction: Direction) -> Option<Hook> {
         self.attached
             .get(&AttachPoint { index, direction })
-            .map(Attachment::hook)
+            .map(|attached| attached.by.hook())
     }
 
     /// Attaches the program, unless it is attached. An earlier program of sixxs is replaced.
@@ -145,17 +149,16 @@ impl Attachments {
             return Ok(AttachState::InPlace);
         }
         let id = program_id(program)?;
-        let is_same = self.programs.insert(point, id) == Some(id);
         let state = match self.attached.remove(&point) {
-            Some(_) if is_same => AttachState::Detached,
+            Some(before) if before.program == id => AttachState::Detached,
             // The interface needs another program now.
             Some(_) | None => AttachState::Missing,
         };
-        let attached = self
+        let by = self
             .attach(program, name, point, by_filter, netlink)
             .await?;
-        let hook = attached.hook();
-        self.attached.insert(point, attached);
+        let hook = by.hook();
+        self.attached.insert(point, Attached { program: id, by });
         // After a change of hook: the program at the other hook would count every packet twice.
         match hook {
             Hook::Tcx => clsact::remove_filter(netlink, point).await?,
@@ -171,7 +174,7 @@ impl Attachments {
         point: AttachPoint,
         netlink: &Netlink,
     ) -> anyhow::Result<bool> {
-        match self.attached.get(&point) {
+        match self.attached.get(&point).map(|attached| &attached.by) {
             Some(Attachment::Tcx(_)) => tcx::has(program, point.index, point.direction),
             Some(Attachment::Clsact) => clsact::has(program, point, netlink).await,
             None => Ok(false),
@@ -219,7 +222,8 @@ impl Attachments {
     /// Pins a link again if its pin was removed.
     fn pin_again(&mut self, point: AttachPoint) -> anyhow::Result<()> {
         let path = self.pins.link(point);
-        let Some(Attachment::Tcx(descriptors)) = self.attached.get_mut(&point) else {
+        let attached = self.attached.get_mut(&point);
+        let Some(Attachment::Tcx(descriptors)) = attached.map(|attached| &mut attached.by) else {
             return Ok(());
         };
         // With only one descriptor the link was never pinned, so the object at its path is foreign.
@@ -246,7 +250,7 @@ impl Attachments {
         }
         let mut removed = Vec::new();
         for (point, attached) in &self.attached {
-            let Attachment::Tcx(descriptors) = attached else {
+            let Attachment::Tcx(descriptors) = &attached.by else {
                 continue;
             };
             let path = self.pins.link(*point);
@@ -345,18 +349,16 @@ impl Attachments {
     /// Whether a TCX hook of an existing interface has lost the program of sixxs. The kernel sends no event for
     /// that.
     pub(super) fn has_lost(&self) -> bool {
-        let is_lost = |point: &AttachPoint| {
-            let own = self.programs.get(point);
+        let is_lost = |point: &AttachPoint, program: u32| {
             // An error means that the interface is gone; the kernel sends an event for that.
             tcx::attached(point.index, point.direction)
-                .is_ok_and(|attached| attached.iter().all(|found| Some(&found.program) != own))
+                .is_ok_and(|attached| attached.iter().all(|found| found.program != program))
         };
-        self.attached
-            .iter()
-            .any(|(point, attached)| match attached {
-                Attachment::Tcx(_) => is_lost(point),
-                Attachment::Clsact => false,
-            })
+        let mut attached = self.attached.iter();
+        attached.any(|(point, attached)| match attached.by {
+            Attachment::Tcx(_) => is_lost(point, attached.program),
+            Attachment::Clsact => false,
+        })
     }
 
     /// Detaches everything that `keep` does not cover; returns errors as messages.
@@ -398,8 +400,7 @@ impl Attachments {
         let mut problems = Vec::new();
         let attached: Vec<_> = self.attached.keys().copied().collect();
         for point in attached.into_iter().filter(|point| !keep(*point)) {
-            self.programs.remove(&point);
-            match self.attached.remove(&point) {
+            match self.attached.remove(&point).map(|attached| attached.by) {
                 // Its pin is removed, so the link ends with its last descriptor.
                 Some(Attachment::Tcx(_)) | None => {}
                 Some(Attachment::Clsact) => {
