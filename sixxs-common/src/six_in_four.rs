@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     decide::Tables,
     packet::{self, IPV6_HEADER_BYTES, Packet},
+    too_big::fold,
 };
 
 /// The protocol number of IPv6 in IPv4.
@@ -17,7 +18,7 @@ pub const PROTOCOL: u8 = 41;
 pub const HEADER_BYTES: u32 = 20;
 
 /// TTL of outer packets (RFC 4213 §3.3).
-const TTL: u8 = 64;
+pub const TTL: u8 = 64;
 
 /// Don't Fragment, in the first byte of flags and fragment offset.
 const DONT_FRAGMENT: u8 = 0x40;
@@ -93,21 +94,9 @@ pub const fn header(path: &OuterPath, inner_bytes: u32, class: u8) -> [u8; HEADE
     let [_, _, high, low] = if total <= u16::MAX as u32 { total } else { 0 }.to_be_bytes();
     let [l0, l1, l2, l3] = path.local;
     let [r0, r1, r2, r3] = path.remote;
-    let class = class & ECN;
-    let words = [
-        u16::from_be_bytes([0x45, class]),
-        u16::from_be_bytes([high, low]),
-        u16::from_be_bytes([DONT_FRAGMENT, 0]),
-        u16::from_be_bytes([TTL, PROTOCOL]),
-        u16::from_be_bytes([l0, l1]),
-        u16::from_be_bytes([l2, l3]),
-        u16::from_be_bytes([r0, r1]),
-        u16::from_be_bytes([r2, r3]),
-    ];
-    let [c0, c1] = checksum(words).to_be_bytes();
-    [
+    let mut header = [
         0x45,
-        class,
+        class & ECN,
         high,
         low,
         0,
@@ -116,8 +105,8 @@ pub const fn header(path: &OuterPath, inner_bytes: u32, class: u8) -> [u8; HEADE
         0,
         TTL,
         PROTOCOL,
-        c0,
-        c1,
+        0,
+        0,
         l0,
         l1,
         l2,
@@ -126,23 +115,15 @@ pub const fn header(path: &OuterPath, inner_bytes: u32, class: u8) -> [u8; HEADE
         r1,
         r2,
         r3,
-    ]
-}
-
-/// The checksum of an IPv4 header with these words, without the checksum itself and words that are 0
-/// (RFC 1071).
-#[inline(always)]
-const fn checksum(words: [u16; 8]) -> u16 {
-    let [a, b, c, d, e, f, g, h] = words;
-    let sum = a as u32 + b as u32 + c as u32 + d as u32 + e as u32 + f as u32 + g as u32 + h as u32;
-    let folded = (sum & 0xffff) + (sum >> 16);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "eight words sum to less than 0x80000, so the second fold has no carry"
-    )]
-    {
-        !((folded & 0xffff) + (folded >> 16)) as u16
+    ];
+    let (words, _) = header.as_chunks();
+    let (mut sum, mut at) = (0, 0);
+    while at < words.len() {
+        sum += u16::from_ne_bytes(words[at]) as u64;
+        at += 1;
     }
+    [header[10], header[11]] = (!fold(sum)).to_ne_bytes();
+    header
 }
 
 /// An outer header.
@@ -271,8 +252,7 @@ const fn received_ecn(outer: u8, inner: u8) -> Option<u8> {
     match (outer, inner) {
         (CE, NOT_ECT) => None,
         (_, NOT_ECT) => Some(NOT_ECT),
-        (CE, _) => Some(CE),
-        (_, CE) => Some(CE),
+        (CE, _) | (_, CE) => Some(CE),
         (ECT_1, _) => Some(ECT_1),
         _ => Some(inner),
     }

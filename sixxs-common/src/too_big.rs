@@ -71,7 +71,7 @@ pub fn headers(
 
 /// Folds a sum of 16-bit words into one (RFC 1071 §2 A).
 #[inline(always)]
-const fn fold(sum: u64) -> u16 {
+pub(crate) const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -6,11 +6,9 @@ use std::{net::Ipv6Addr, time::Duration};
 use sixxs_common::{
     address::Address,
     packet::{self, ICMPV6},
+    six_in_four::HEADER_BYTES,
     too_big::{self, MINIMUM_MTU, QUOTED_BYTES},
 };
-
-/// The IPv4 header around each packet.
-const OUTER_BYTES: u32 = 20;
 
 /// The maximum number of answers at once.
 const BURST: u32 = 50;
@@ -22,13 +20,13 @@ const PER_ANSWER: Duration = Duration::from_millis(1);
 /// IPv6 minimum MTU are always sent; if necessary the outer packet is fragmented.
 #[must_use]
 pub fn fits(path_mtu: u32) -> u32 {
-    path_mtu.saturating_sub(OUTER_BYTES).max(MINIMUM_MTU)
+    path_mtu.saturating_sub(HEADER_BYTES).max(MINIMUM_MTU)
 }
 
 /// The longest packet that a path of `path_mtu` bytes carries without fragments.
 #[must_use]
 pub const fn unfragmented(path_mtu: u32) -> u32 {
-    path_mtu.saturating_sub(OUTER_BYTES)
+    path_mtu.saturating_sub(HEADER_BYTES)
 }
 
 /// Whether packets up to this length fit any path.

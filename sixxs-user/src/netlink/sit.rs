@@ -10,12 +10,10 @@ use rtnetlink::{
         link::{InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
     },
 };
+use sixxs_common::six_in_four::TTL;
 use sixxs_core::types::{IfIndex, IfName};
 
 use super::{Netlink, RequestError, owned_links::LinkByName};
-
-/// TTL of outer packets (RFC 4213 §3.3).
-const TTL: u8 = 64;
 
 /// The two endpoints of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,16 +7,11 @@ use std::{
 };
 
 use nix::sys::socket::{getsockopt, sockopt::IpMtu};
+use sixxs_common::six_in_four::{PROTOCOL, TTL};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Messages, send_each};
-
-/// IPv6 in IPv4.
-const PROTOCOL: i32 = 41;
-
-/// TTL of outer packets (RFC 4213 §3.3).
-const TTL: u32 = 64;
 
 /// Requested size of each socket buffer; the kernel limits it.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -61,9 +56,9 @@ impl Protocol41 {
         let socket = Socket::new(
             Domain::IPV4,
             Type::RAW.cloexec().nonblocking(),
-            Some(Protocol::from(PROTOCOL)),
+            Some(Protocol::from(i32::from(PROTOCOL))),
         )?;
-        socket.set_ttl_v4(TTL)?;
+        socket.set_ttl_v4(TTL.into())?;
         // The kernel may allow less.
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
@@ -77,7 +72,7 @@ impl Protocol41 {
     pub fn adopt(held: OwnedFd, local: Ipv4Addr, remote: Ipv4Addr) -> io::Result<Self> {
         let socket = Socket::from(held);
         let is_such = socket.r#type()? == Type::RAW
-            && socket.protocol()? == Some(Protocol::from(PROTOCOL))
+            && socket.protocol()? == Some(Protocol::from(i32::from(PROTOCOL)))
             && address(&socket.local_addr()?) == Some(local)
             && address(&socket.peer_addr()?) == Some(remote);
         if !is_such {
