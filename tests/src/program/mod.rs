@@ -220,6 +220,15 @@ impl Program {
         wait::until(what, LIMIT, || self.status(), good)
     }
 
+    /// Waits until all tunnels are whole and have this carrier.
+    pub fn wait_until_carried_by(&self, carrier: &str) -> Result<()> {
+        self.status_until(&format!("the carrier is {carrier}"), |status| {
+            let mut tunnels = status.tunnels.iter();
+            tunnels.all(|tunnel| tunnel.is_whole() && tunnel.carrier.as_deref() == Some(carrier))
+        })?;
+        Ok(())
+    }
+
     /// Starts `sixxs run` and waits until it is ready.
     pub fn start(&self) -> Result<Daemon> {
         self.start_as(self.command(&["run"]))

@@ -41,18 +41,8 @@ fn carried_with(hook: Hook) -> Result<Option<(Fixture, Daemon)>> {
     let fixture = Fixture::with_spec(Spec::native(kinds), hook, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
-    is_carried_by(&fixture, "ebpf")?;
+    fixture.program.wait_until_carried_by("ebpf")?;
     Ok(Some((fixture, daemon)))
-}
-
-/// Waits until all tunnels have this carrier.
-fn is_carried_by(fixture: &Fixture, carrier: &str) -> Result<()> {
-    let what = format!("the carrier is {carrier}");
-    fixture.program.status_until(&what, |status| {
-        let mut tunnels = status.tunnels.iter();
-        tunnels.all(|tunnel| tunnel.carrier.as_deref() == Some(carrier))
-    })?;
-    Ok(())
 }
 
 /// Everything that a tunnel is used for, in both directions.
@@ -137,7 +127,6 @@ fn no_packet_is_counted_twice() -> Result<()> {
     };
     let [tunnel, _] = fixture.lab.tunnels();
     tunnel.broker()?.ping_every(Duration::from_secs(3600));
-    std::thread::sleep(Duration::from_millis(300));
     let names = [
         "in_packets",
         "out_own",
@@ -153,7 +142,14 @@ fn no_packet_is_counted_twice() -> Result<()> {
             .map(|name| counter(&fixture, tunnel, name))
             .collect()
     };
-    let before = counters()?;
+    // The last pings of the broker may still be in transit.
+    let twice = || {
+        let first = counters()?;
+        std::thread::sleep(Duration::from_millis(100));
+        Ok((first, counters()?))
+    };
+    let quiet = Duration::from_secs(5);
+    let (_, before) = wait::until("nothing moves", quiet, twice, |(first, then)| first == then)?;
     let pings = probe::ping(fixture.lab.outside(), tunnel.plan.address, 50)?;
     ensure!(pings.all_answered(), "{pings:?}");
     let after = counters()?;
@@ -164,6 +160,17 @@ fn no_packet_is_counted_twice() -> Result<()> {
         .collect();
     assert_eq!(grown, [50, 50, 50, 50, 50, 50, 0], "{names:?}");
     ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// Waits until each stream has a hundred answers more.
+fn answered_more(streams: &[PingStream]) -> Result<()> {
+    for stream in streams {
+        let answered = || Ok(stream.state().pings.answered);
+        let before = answered()?;
+        let limit = Duration::from_secs(10);
+        wait::until("answers come", limit, answered, |now| *now >= before + 100)?;
+    }
     Ok(())
 }
 
@@ -180,20 +187,18 @@ fn a_change_of_the_carrier_loses_at_most_50_ms() -> Result<()> {
     };
     ensure!(with("tun") != config, "{config}");
     let before = fixture.program.status()?;
-    let streams = fixture
-        .lab
-        .tunnels()
-        .each_ref()
-        .map(|tunnel| PingStream::start(fixture.lab.outside(), tunnel.plan.address, INTERVAL));
+    let mut streams = Vec::new();
+    for tunnel in fixture.lab.tunnels() {
+        let address = tunnel.plan.address;
+        streams.push(PingStream::start(fixture.lab.outside(), address, INTERVAL)?);
+    }
     let mut changes = 0;
     for carrier in ["tun", "ebpf", "tun", "auto"] {
-        std::thread::sleep(Duration::from_millis(200));
+        answered_more(&streams)?;
         fixture.lab.write_config(&with(carrier))?;
         fixture.program.run_ok(&["reload"])?;
-        is_carried_by(
-            &fixture,
-            carrier_of((carrier != "auto").then_some(carrier))?,
-        )?;
+        let expected = carrier_of((carrier != "auto").then_some(carrier))?;
+        fixture.program.wait_until_carried_by(expected)?;
         changes += 1;
     }
     for _ in 0..2 {
@@ -202,10 +207,10 @@ fn a_change_of_the_carrier_loses_at_most_50_ms() -> Result<()> {
         fixture.wait_until_up()?;
         changes += 1;
     }
-    std::thread::sleep(Duration::from_millis(200));
+    answered_more(&streams)?;
     for (stream, tunnel) in streams.into_iter().zip(fixture.lab.tunnels()) {
         let name = tunnel.plan.interface;
-        let pings = stream?.stop()?;
+        let pings = stream.stop()?;
         let lost = u32::try_from(pings.sent - pings.answered)?;
         println!(
             "{name}: {lost} of {} pings lost over {changes} changes",
@@ -295,7 +300,7 @@ fn the_uplink_is_made_again() -> Result<()> {
             pings.all_answered()
         })?;
     }
-    is_carried_by(&fixture, "ebpf")?;
+    fixture.program.wait_until_carried_by("ebpf")?;
     ensure!(daemon.stop()? == 0);
     Ok(())
 }
@@ -355,7 +360,7 @@ fn moved(fixture: &Fixture, host: &str, isp: &str) -> Result<()> {
         |now| *now > before + 6,
     )?;
     works(fixture, tunnel)?;
-    is_carried_by(fixture, "ebpf")
+    fixture.program.wait_until_carried_by("ebpf")
 }
 
 #[test]
@@ -414,10 +419,7 @@ fn batches_reach_a_lan() -> Result<()> {
     let far = FarEnd::start(&fixture.lab, tunnel, 1480, "ebpf")?;
     let daemon = fixture.start()?;
     for program in [&fixture.program, far.program()] {
-        program.status_until("the tunnel is carried", |status| {
-            let mut tunnels = status.tunnels.iter();
-            tunnels.all(|tunnel| tunnel.is_whole() && tunnel.carrier.as_deref() == Some("ebpf"))
-        })?;
+        program.wait_until_carried_by("ebpf")?;
     }
     tunnel
         .pop()

@@ -15,6 +15,7 @@ use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
@@ -196,6 +197,14 @@ fn pinned(version: &Path) -> BTreeSet<PathBuf> {
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
+/// The daemon has counted all requests since `before`.
+fn counted_on(fixture: &Fixture, before: &Status, sent: u64) -> Result<()> {
+    let requests = |status: &Status| status.tunnel(TUNNELS[0].interface).echo.requests_in;
+    let after = fixture.program.status()?;
+    assert_eq!(requests(&after), requests(before) + sent);
+    Ok(())
+}
+
 /// Pins that are removed under a running daemon are restored with their contents: enforcement continues after
 /// the daemon dies.
 #[test]
@@ -229,11 +238,7 @@ fn pins_come_back() -> Result<()> {
     let daemon = fixture.start()?;
     let pings = stream.stop()?;
     assert!(pings.sent > 10 && pings.all_answered(), "{pings:?}");
-    let after = fixture.program.status()?;
-    let name = TUNNELS[0].interface;
-    let requests =
-        |status: &sixxs_tests::program::status::Status| status.tunnel(name).echo.requests_in;
-    assert_eq!(requests(&after), requests(&before) + pings.sent);
+    counted_on(&fixture, &before, pings.sent)?;
     fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -260,17 +265,18 @@ fn pins_removed_without_a_daemon_come_back() -> Result<()> {
         // Every reply leaks.
         fixture.delete_own_rules()?;
         fs::remove_file(maps.join(gone))?;
-        std::thread::sleep(Duration::from_millis(20));
+        let answered = || Ok(stream.state().pings.answered);
+        let before = answered()?;
+        let limit = Duration::from_secs(5);
+        wait::until("replies are caught", limit, answered, |now| {
+            *now > before + 5
+        })?;
         daemon = fixture.start()?;
     }
     assert_eq!(self::names(&maps)?, names);
     let pings = stream.stop()?;
     assert!(pings.sent > 100 && pings.all_answered(), "{pings:?}");
-    let after = fixture.program.status()?;
-    let name = TUNNELS[0].interface;
-    let requests =
-        |status: &sixxs_tests::program::status::Status| status.tunnel(name).echo.requests_in;
-    assert_eq!(requests(&after), requests(&before) + pings.sent);
+    counted_on(&fixture, &before, pings.sent)?;
     fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sixxs_tests::kernel;
 use sixxs_tests::lab::far_end::{FarEnd, near_end};
-use sixxs_tests::lab::topology::{Flavour, HOST, OUTSIDE, UPLINK};
+use sixxs_tests::lab::topology::{Flavour, HOST, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::program::{Hook, Program};
 
@@ -63,10 +63,7 @@ fn carried_by(carrier: &'static str, lengths: Lengths) -> Result<CarrierRow> {
     let far = FarEnd::start(&lab, tunnel, MTU, carrier)?;
     let daemon = program.start()?;
     for program in [&program, far.program()] {
-        program.status_until("the tunnel is carried", |status| {
-            let mut tunnels = status.tunnels.iter();
-            tunnels.all(|tunnel| tunnel.is_whole() && tunnel.carrier.as_deref() == Some(carrier))
-        })?;
+        program.wait_until_carried_by(carrier)?;
     }
     let measured = row(&lab, Some((carrier, plan.address)), lengths);
     let measured = measured.with_context(|| daemon.log())?;
@@ -80,18 +77,7 @@ fn row(
     lengths: Lengths,
 ) -> Result<CarrierRow> {
     let address = tunnel.map_or(HOST, |(_, address)| address);
-    let up = Route {
-        from: lab.host(),
-        source: address,
-        to: lab.outside(),
-        destination: OUTSIDE,
-    };
-    let down = Route {
-        from: lab.outside(),
-        source: OUTSIDE,
-        to: lab.host(),
-        destination: address,
-    };
+    let [up, down] = Route::both(lab, address);
     let [tunnel_plan, _] = lab.tunnels().each_ref().map(|tunnel| tunnel.plan);
     // The broker: to the outside, the path without a tunnel is shorter.
     let broker = match tunnel {

@@ -101,18 +101,7 @@ fn row(
     lengths: Lengths,
     daemon: Option<&Daemon>,
 ) -> Result<Row> {
-    let up = Route {
-        from: lab.host(),
-        source: address,
-        to: lab.outside(),
-        destination: OUTSIDE,
-    };
-    let down = Route {
-        from: lab.outside(),
-        source: OUTSIDE,
-        to: lab.host(),
-        destination: address,
-    };
+    let [up, down] = Route::both(lab, address);
     let ping = ping(lab.host(), (address, OUTSIDE), lengths)?;
     let payload = (mtu - HEADERS_BYTES) as usize;
     let pair = |route: &Route<'_>| -> Result<Pair> {

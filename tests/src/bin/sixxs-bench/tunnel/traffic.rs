@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::lab::Lab;
 use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::program::Daemon;
 use sixxs_user::wire::{Arrivals, Batches};
 use socket2::{Domain, Socket, Type};
@@ -71,7 +73,18 @@ impl Carried {
     }
 }
 
-impl Route<'_> {
+impl<'a> Route<'a> {
+    /// From an address of the host to the outside, and back.
+    pub(crate) fn both(lab: &'a Lab, address: Ipv6Addr) -> [Self; 2] {
+        let (host, outside) = ((lab.host(), address), (lab.outside(), OUTSIDE));
+        [(host, outside), (outside, host)].map(|((from, source), (to, destination))| Self {
+            from,
+            source,
+            to,
+            destination,
+        })
+    }
+
     /// Measures one TCP connection.
     pub(crate) fn tcp(&self, lengths: Lengths, daemon: Option<&Daemon>) -> Result<Carried> {
         let at = SocketAddrV6::new(self.destination, 0, 0, 0);
