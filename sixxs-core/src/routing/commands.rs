@@ -154,3 +154,101 @@ impl fmt::Display for Rule {
         write!(f, " priority {}", self.priority)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+    use crate::{
+        routing::DEFAULT_METRIC,
+        types::{IfIndex, IfName, RulePriority, TableId},
+    };
+
+    #[test]
+    fn removals_read_as_commands() {
+        let rule = |from: &str, table, no_default| Rule {
+            priority: RulePriority(16383),
+            from: from.parse().unwrap(),
+            to: None,
+            table: TableId(table),
+            no_default,
+        };
+        let route = |destination: &str, source: &str, target| ObservedRoute {
+            table: TableId(200),
+            destination: destination.parse().unwrap(),
+            source: source.parse().unwrap(),
+            metric: DEFAULT_METRIC,
+            protocol: PROTOCOL,
+            target,
+        };
+        let by = |gateway: Option<&str>| ObservedTarget::Interface {
+            index: IfIndex(3),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            mtu: 0,
+            advertised_mss: 0,
+        };
+        let gateway: Ipv6Addr = "fe80::1".parse().unwrap();
+        let interface: IfName = "sixxs1".parse().unwrap();
+        let neighbour = ObservedNeighbour {
+            index: IfIndex(4),
+            address: gateway,
+            is_ours: true,
+            stays_resolved: true,
+        };
+        for (step, expected) in [
+            (
+                Step::KeepNeighbour(
+                    IfIndex(4),
+                    Neighbour {
+                        interface: interface.clone(),
+                        address: gateway,
+                    },
+                ),
+                "ip -6 neigh replace fe80::1 dev sixxs1 managed protocol 116",
+            ),
+            (
+                Step::DeleteNeighbour(neighbour, interface),
+                "ip -6 neigh del fe80::1 dev sixxs1",
+            ),
+            (
+                Step::DeleteRule(ObservedRule::Plain(rule("2001:db8:a::2", 200, false))),
+                "ip -6 rule del from 2001:db8:a::2 lookup 200 priority 16383 protocol 116",
+            ),
+            (
+                Step::DeleteRule(ObservedRule::Plain(rule("::/0", 255, true))),
+                "ip -6 rule del from all lookup local suppress_prefixlength 0 priority 16383 protocol 116",
+            ),
+            (
+                Step::DeleteRule(ObservedRule::Foreign(7)),
+                "# rule 7 of `ip -6 rule` has protocol 116 and was not made like this by sixxs",
+            ),
+            (
+                Step::DeleteRoute(route("::/0", "::/0", ObservedTarget::Unreachable)),
+                "ip -6 route del unreachable default table 200 proto 116 metric 1024",
+            ),
+            (
+                Step::DeleteRoute(route(
+                    "2001:db8:b::/48",
+                    "2001:db8:a::2",
+                    ObservedTarget::Throw,
+                )),
+                "ip -6 route del throw 2001:db8:b::/48 from 2001:db8:a::2 table 200 proto 116 metric 1024",
+            ),
+            (
+                Step::DeleteRoute(route("::/0", "2001:db8:a::/48", by(Some("fe80::1")))),
+                "ip -6 route del default from 2001:db8:a::/48 via fe80::1 table 200 proto 116 metric 1024",
+            ),
+            (
+                Step::DeleteRoute(route("::/0", "::/0", by(None))),
+                "ip -6 route del default table 200 proto 116 metric 1024",
+            ),
+            (
+                Step::DeleteRoute(route("::/0", "::/0", ObservedTarget::Other)),
+                "ip -6 route del default table 200 proto 116 metric 1024",
+            ),
+        ] {
+            assert_eq!(step.to_string(), expected);
+        }
+    }
+}
