@@ -87,6 +87,14 @@ fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<
         |links| !links.contains(plan.interface),
     )?;
     let carrier = carry(fixture, plan, style, connects)?;
+    // Until the daemon has found the new interface, a route makes the destination unreachable.
+    let earlier = tunnel.ifindex;
+    fixture
+        .program
+        .status_until("the new interface is in use", |status| {
+            let tunnel = status.tunnel(plan.interface);
+            tunnel.ifindex.is_some_and(|index| Some(index) != earlier) && tunnel.is_whole()
+        })?;
     let before = fixture.program.status()?.tunnel(plan.interface).recursions;
     let passed = passed(fixture)?;
     ping(host, plan, 10)?;
