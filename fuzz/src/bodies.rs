@@ -10,6 +10,7 @@ use std::{net::Ipv6Addr, time::Duration};
 use sixxs_common::{
     address::Address,
     decide::Tables,
+    endpoint::{self, Direction, EndpointFilter, Version},
     layout::Source,
     six_in_four::{self, Outer},
 };
@@ -320,12 +321,41 @@ impl Tables for OneTunnel {
     }
 }
 
+/// The endpoint of an outer packet.
+fn has_plausible_endpoint(frame: &[u8], link_bytes: u32, version: Version, direction: Direction) {
+    let Some(found) = endpoint::of(frame, link_bytes, version, direction) else {
+        return;
+    };
+    let [exact, any_local_port, any_protocol] = found.keys();
+    assert_eq!(exact, found);
+    assert_eq!(any_local_port.remote_port, found.remote_port);
+    assert_eq!(
+        (any_protocol.remote, any_protocol.protocol),
+        (found.remote, 0)
+    );
+    let mut filter = EndpointFilter::EMPTY;
+    filter.add(found.remote);
+    assert!(filter.may_have(found.remote));
+    if version == Version::V4 {
+        assert!(found.remote.is_ipv4_mapped());
+        assert_eq!(
+            endpoint::remote4(frame, link_bytes, direction),
+            Some(found.remote)
+        );
+    }
+}
+
 /// A frame of a broker of 6in4, at an uplink. Bit 1 of the first byte: the uplink has no link layer.
 pub fn outer(bytes: &[u8]) {
     let Some((choice, frame)) = bytes.split_first() else {
         return;
     };
     let link_bytes = if choice & 1 == 0 { 14 } else { 0 };
+    for version in [Version::V4, Version::V6] {
+        for direction in [Direction::In, Direction::Out] {
+            has_plausible_endpoint(frame, link_bytes, version, direction);
+        }
+    }
     let Some(found) = six_in_four::outer(frame, link_bytes) else {
         return;
     };

@@ -49,6 +49,22 @@ impl Address {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
+    /// An IPv4 address as an IPv4-mapped IPv6 address, `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2).
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_ipv4([a, b, c, d]: [u8; 4]) -> Self {
+        Self {
+            words: [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])],
+        }
+    }
+
+    /// Whether it is an IPv4-mapped address.
+    #[must_use]
+    pub const fn is_ipv4_mapped(self) -> bool {
+        let [_, _, _, _, _, _, _, _, zeroes @ ..] = self.octets();
+        self.words[0] == 0 && matches!(zeroes, [0, 0, 0xff, 0xff, ..])
+    }
+
     /// `::`
     pub const UNSPECIFIED: Self = Self { words: [0; 2] };
 

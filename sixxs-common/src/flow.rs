@@ -101,11 +101,12 @@ fn ends<P: Packet + ?Sized>(packet: &P, upper: Option<&Transport>) -> Ends {
         (0, 0)
     } else {
         match transport.protocol {
-            TCP | UDP | DCCP | SCTP | UDPLITE => packet
-                .peek(transport.offset)
-                .map_or((0, 0), |[a, b, c, d]| {
+            TCP | UDP | DCCP | SCTP | UDPLITE => {
+                packet.word(transport.offset).map_or((0, 0), |ports| {
+                    let [a, b, c, d] = ports.to_ne_bytes();
                     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
-                }),
+                })
+            }
             ICMPV6 => match packet.peek(transport.offset) {
                 // The identifier serves as both ports, since it is the same in both directions.
                 Some([ECHO_REQUEST | ECHO_REPLY, _, _, _, high, low]) => {

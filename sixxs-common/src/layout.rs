@@ -15,7 +15,7 @@ use crate::{
 ///
 /// User space carries the counters over to a new version. For that, two properties must not change: the state
 /// of a slot begins with [`CAPACITY`](crate::stat::CAPACITY) counters, and new counters are appended.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The number of slots. Each tunnel and each uplink has a slot. A name keeps its slot for the lifetime of the
 /// pinned maps; the slot of an unused name is reused only if all slots are taken.
@@ -104,9 +104,15 @@ pub struct Interface {
     /// [`Control::generation`]. It is copied here because the programs read this entry for each packet.
     pub generation: u64,
     /// 1 for a tunnel whose packets the programs carry, by its [`OuterPath`](crate::six_in_four::OuterPath); else 0.
-    pub is_carried: u32,
+    pub is_carried: u8,
+    /// 1 for a tunnel whose echo requests the programs answer; else 0.
+    pub answers_echo: u8,
+    /// 1 if outer packets are counted here; else 0.
+    pub counts_outer: u8,
+    /// 1 if outer packets are counted here and some tunnel has an endpoint with an IPv6 address; else 0.
+    pub counts_outer_ipv6: u8,
     /// Always 0.
-    pub reserved: u32,
+    pub reserved: [u8; 4],
     /// The local address of the tunnel. A packet that arrives with this source address is dropped.
     /// Unspecified: no packet is dropped for its source.
     pub own: Address,

@@ -11,15 +11,19 @@
 //! * [`flow`] – the flow that a packet belongs to
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
+//! * [`answer`] – which echo requests the programs answer themselves
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
+//! * [`endpoint`] – which tunnel an outer packet belongs to
 //! * [`six_in_four`] – the outer header of tunnels that the programs carry
 //! * [`stat`] – all counters, by name
 //! * [`layout`] – keys and values of the maps
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod answer;
 pub mod decide;
 pub mod echo;
+pub mod endpoint;
 pub mod flow;
 pub mod layout;
 pub mod packet;

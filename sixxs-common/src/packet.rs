@@ -13,6 +13,12 @@ pub trait Packet {
     /// emits eight.
     fn words<const N: usize>(&self, offset: u32) -> Option<([u8; 2], [u64; N])>;
 
+    /// Four bytes at `offset` in native byte order, by one load.
+    #[inline(always)]
+    fn word(&self, offset: u32) -> Option<u32> {
+        self.load(offset).map(u32::from_ne_bytes)
+    }
+
     /// Like `load`, by a method that is slower but easier for the verifier. For data that few packets
     /// need.
     #[inline(always)]

@@ -99,10 +99,16 @@ fn inside<P: Packet + ?Sized>(packet: &P, outer: &Ipv6) -> Option<Ipv6> {
         IPV6 => (0, [0, 0]),
         _ => return None,
     };
+    // The length nearly always rules an offset out, at the cost of one read.
     let at = |offset: u32| {
-        let inner = packet::ipv6_at(packet, offset)?;
-        let its_end = offset + IPV6_HEADER_BYTES + u32::from(inner.payload_bytes);
-        (its_end == end || (is_fragment && its_end > end)).then_some(inner)
+        let [first, _, _, _, high, low]: [u8; 6] = packet.load(offset)?;
+        let payload_bytes = u32::from(u16::from_be_bytes([high, low]));
+        let its_end = offset + IPV6_HEADER_BYTES + payload_bytes;
+        let fits = its_end == end || (is_fragment && its_end > end);
+        if first >> 4 != 6 || !fits {
+            return None;
+        }
+        packet::ipv6_at(packet, offset)
     };
     let [second, third] = others;
     at(start + first)
@@ -171,7 +177,7 @@ pub enum FlowVerdict {
 
 impl Growth {
     /// The verdict on a packet of a flow that was examined before; `None`: unknown flow. `others` counts the
-    /// packets of other flows that entered the tunnel. It is called rarely.
+    /// packets of other flows that entered the tunnel; it is called rarely. `now_ns` reads the clock.
     ///
     /// Growth alone may be a coincidence. But outer packets do not occur on their own. While the flow is kept
     /// out of the tunnel, each outer packet is caused by a packet of another flow, or by one already in
@@ -182,10 +188,14 @@ impl Growth {
         &mut self,
         key: u64,
         bytes: u32,
-        now_ns: u64,
+        now_ns: impl Fn() -> u64,
         others: impl Fn() -> u64,
     ) -> Option<FlowVerdict> {
-        if self.key != key || now_ns >= self.until_ns {
+        if self.key != key {
+            return None;
+        }
+        let now_ns = now_ns();
+        if now_ns >= self.until_ns {
             return None;
         }
         if self.dropped == 0 {
@@ -413,10 +423,10 @@ mod tests {
             ..Growth::default()
         };
         let none = || 100;
-        assert_eq!(growth.known_verdict(7, 152, second, none), None);
+        assert_eq!(growth.known_verdict(7, 152, || second, none), None);
         growth.mark_recursive(7, false, second, 100);
         assert_eq!(
-            growth.known_verdict(8, 152, second, none),
+            growth.known_verdict(8, 152, || second, none),
             None,
             "another flow"
         );
@@ -425,34 +435,36 @@ mod tests {
         for number in 0..1000 {
             let others = || 100 + number;
             assert_eq!(
-                held.known_verdict(7, 152, second, others),
+                held.known_verdict(7, 152, || second, others),
                 Some(FlowVerdict::Recursion)
             );
         }
         assert_eq!(
-            held.known_verdict(7, 152, 62 * second, none),
+            held.known_verdict(7, 152, || 62 * second, none),
             None,
             "long ago"
         );
         // More than that.
         let mut alone = growth;
         let dropped = (0..100).take_while(|_| {
-            alone.known_verdict(7, 152, second, none) == Some(FlowVerdict::Recursion)
+            alone.known_verdict(7, 152, || second, none) == Some(FlowVerdict::Recursion)
         });
         assert!(dropped.count() < 8);
         assert_eq!(
-            alone.known_verdict(7, 152, second, none),
+            alone.known_verdict(7, 152, || second, none),
             Some(FlowVerdict::Passes)
         );
         // The flow continues to grow.
         assert_eq!(
-            growth.clone().known_verdict(7, 440, second, none),
+            growth.clone().known_verdict(7, 440, || second, none),
             Some(FlowVerdict::Passes)
         );
         // A flow detected by nesting is never cleared.
         growth.mark_recursive(7, true, second, 100);
         assert!(
-            (0..100).all(|_| growth.known_verdict(7, 440, second, none) == Some(FlowVerdict::Recursion))
+            (0..100)
+                .all(|_| growth.known_verdict(7, 440, || second, none)
+                    == Some(FlowVerdict::Recursion))
         );
         // No other flow takes the entry in that time.
         assert!(!growth.record_growth(9, 100, 2 * second) && growth.key == 7);
@@ -582,21 +594,21 @@ mod tests {
         let mut held = growth;
         let recursion = Some(FlowVerdict::Recursion);
         assert_eq!(
-            held.known_verdict(7, 152, begin + MINUTE - 1, || 200),
+            held.known_verdict(7, 152, || begin + MINUTE - 1, || 200),
             recursion
         );
-        assert_eq!(held.known_verdict(7, 152, begin + MINUTE, || 200), None);
+        assert_eq!(held.known_verdict(7, 152, || begin + MINUTE, || 200), None);
         // Acquitted, because it grows on: for a minute from then.
         let mut free = growth;
         let passes = Some(FlowVerdict::Passes);
         let then = begin + 10;
-        assert_eq!(free.known_verdict(7, 248, then, || 200), passes);
+        assert_eq!(free.known_verdict(7, 248, || then, || 200), passes);
         assert_eq!(
-            free.known_verdict(7, 152, then + MINUTE - 1, || 200),
+            free.known_verdict(7, 152, || then + MINUTE - 1, || 200),
             passes
         );
         assert!(!free.record_growth(9, 100, then + MINUTE - 1) && free.key == 7);
-        assert_eq!(free.known_verdict(7, 152, then + MINUTE, || 200), None);
+        assert_eq!(free.known_verdict(7, 152, || then + MINUTE, || 200), None);
         assert!(!free.record_growth(9, 100, then + MINUTE) && free.key == 9);
     }
 
@@ -621,7 +633,7 @@ mod tests {
             };
             growth.mark_recursive(7, false, 1000, 100);
             growth.dropped = dropped;
-            let found = growth.known_verdict(7, 100, 2000, || 100 + others);
+            let found = growth.known_verdict(7, 100, || 2000, || 100 + others);
             assert_eq!(found, Some(expected), "{passed} {others} {dropped}");
         }
     }

@@ -77,6 +77,7 @@ stats! {
     CarriedInOther, "carried_in_other_destination", "Outer packets whose inner destination does not belong to the tunnel, which the programs left to the kernel.";
     CarriedInCongested, "carried_in_congested", "Outer packets with a congestion mark that the inner packet cannot take (RFC 6040); dropped.";
     CarriedOutDropped, "carried_out_dropped", "Packets of a tunnel that the programs could not hand to the uplink, after they had changed them; dropped.";
+    EchoByPrograms, "echo_answered_by_programs", "Echo requests that arrived by the tunnel for an address of its own, and that the programs answered.";
 }
 
 /// Number of entries in [`Counters`]: more than there are counters, so that a new one does not change

@@ -73,6 +73,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         uplinks,
         on_leak,
+        answer_echo,
         direct_connected,
         rule_priority,
         connect_limit,
@@ -85,6 +86,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("uplinks", *uplinks != old.uplinks),
         ("on_leak", *on_leak != old.on_leak),
+        ("answer_echo", *answer_echo != old.answer_echo),
         (
             "direct_connected",
             *direct_connected != old.direct_connected,
@@ -156,6 +158,7 @@ mod tests {
         for (key, line) in [
             ("uplinks", "uplinks = [\"net0\"]"),
             ("on_leak", "on_leak = \"drop\""),
+            ("answer_echo", "answer_echo = \"kernel\""),
             ("direct_connected", "direct_connected = false"),
             ("rule_priority", "rule_priority = 9000"),
             ("rule_mode", "rule_mode = \"subtrees\""),

@@ -52,6 +52,15 @@ impl EchoCounts {
             .saturating_sub(self.answered.saturating_add(self.astray))
     }
 
+    /// Requests that may still get a reply. `waiting` is the number of [`REPLY_TIMEOUT`] ones, read after these counters,
+    /// and `later` are counters read after that. A request whose reply left in between is neither answered in these
+    /// counters nor waiting.
+    #[must_use]
+    pub const fn not_missing(&self, waiting: u64, later: &Self) -> u64 {
+        let answered_since = later.replies().saturating_sub(self.replies());
+        waiting.saturating_add(answered_since)
+    }
+
     /// Requests per thousand whose reply left by the tunnel, rounded down: 1000 means all. `None`: there
     /// were no requests.
     #[must_use]
@@ -258,6 +267,17 @@ mod tests {
         // Never 100% while one reply is missing.
         let nearly = counted(1_000_000, 999_999, 0);
         assert_eq!(nearly.answered_per_mille(0), Some(999));
+    }
+
+    #[test]
+    fn a_reply_while_the_counters_are_read_is_not_missing() {
+        let (counters, later) = (counted(10, 8, 0), counted(11, 9, 0));
+        // One waits, and the reply of another left between the two readings.
+        assert_eq!(counters.unanswered(1), 1);
+        assert_eq!(counters.unanswered(counters.not_missing(1, &later)), 0);
+        // A reply that is missing stays missing.
+        assert_eq!(counters.unanswered(counters.not_missing(1, &counters)), 1);
+        assert_eq!(counters.not_missing(0, &EchoCounts::default()), 0);
     }
 
     #[test]

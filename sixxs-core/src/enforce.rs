@@ -3,6 +3,7 @@
 //! Here interfaces and tunnels have names; in the maps they have slot numbers. The pinned maps store which
 //! slot belongs to which name, and [`slots::assign`] assigns them.
 
+pub mod endpoints;
 pub mod outer_paths;
 pub mod slots;
 
@@ -16,7 +17,8 @@ use sixxs_common::layout::{
 };
 
 use crate::{
-    config::{Config, OnLeak, Tunnel},
+    config::{AnswerEcho, Config, OnLeak, Tunnel},
+    endpoint::Endpoint,
     link::{Candidate, Link, LinkLayer, Links},
     tunnel::OuterPath,
     types::{IfIndex, IfName, Mtu, Prefix},
@@ -29,8 +31,12 @@ pub struct Enforcement {
     pub interfaces: BTreeMap<IfName, Interface>,
     /// Destinations of leaks, by the tunnel's name.
     pub tunnels: BTreeMap<IfName, RedirectTarget>,
+    /// Whether the programs answer echo requests to the tunnels' own addresses.
+    pub answers_echo: bool,
     /// Outer paths of the tunnels that the programs carry.
     pub outer_paths: BTreeMap<IfName, OuterPath>,
+    /// Endpoints of tunnels, whose outer packets are counted at the uplinks.
+    pub endpoints: BTreeMap<Endpoint, IfName>,
     /// Sources, the longest prefixes first.
     pub sources: Vec<Source>,
     /// Destinations that are reached without the tunnel.
@@ -49,7 +55,7 @@ const MANY_TUNNELS: usize = 16;
 /// The role of an interface, which determines its programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Egress only.
+    /// Egress; also ingress, if some tunnel has an endpoint.
     Uplink,
     /// Egress and ingress.
     Tunnel,
@@ -79,7 +85,8 @@ pub struct Interface {
     /// The local inner address. Packets that arrive with this source are dropped. `None`: there is none, or
     /// another program manages the interface.
     pub own: Option<Ipv6Addr>,
-    /// Whether it leads to the broker of a tunnel that the programs carry: they see what arrives there.
+    /// Whether the programs see the outer packets that arrive there: it leads to the broker of a tunnel that they
+    /// carry, or it is an uplink and some tunnel has an endpoint.
     pub is_underlay: bool,
 }
 
@@ -145,7 +152,10 @@ impl Enforcement {
     /// For the tunnels that `wanted` accepts, on a host with these interfaces.
     #[must_use]
     pub fn new(config: &Config, links: &Links, wanted: impl Fn(&Tunnel) -> bool) -> Self {
-        let mut all = Self::default();
+        let mut all = Self {
+            answers_echo: config.answer_echo == AnswerEcho::Kernel,
+            ..Self::default()
+        };
         let native = config.tunnels.iter().filter(|t| t.kind.is_native());
         let native: BTreeSet<_> = native.map(|tunnel| tunnel.name.clone()).collect();
         if native.len() > MANY_TUNNELS {

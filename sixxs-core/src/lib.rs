@@ -8,6 +8,7 @@
 //! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
+//! * [`endpoint`] – the far ends of tunnels
 //! * [`link`] – observed network interfaces
 //! * [`routing`] – desired and observed rules and routes, and the plan between them
 //! * [`enforce`] – the desired state of the kernel programs' maps
@@ -16,6 +17,7 @@
 //! * [`reconcile_limiter`] – the rate limit of reconcile rounds
 //! * [`program_poll`] – how often detached programs are looked for
 //! * [`echo_health`] – evaluates echo pairing: whether a tunnel answers
+//! * [`outer_traffic`] – evaluates outer packets: where a silent tunnel is silent
 //! * [`correction_limiter`] – limits the reports of repeated corrections
 //! * [`alert_limiter`] – limits floods of alerts with one cause
 //! * [`cgroup_owner`] – finds the owner of a control group
@@ -34,6 +36,7 @@ pub mod correction_limiter;
 pub mod diagnostics;
 pub mod doctor;
 pub mod echo_health;
+pub mod endpoint;
 pub mod enforce;
 pub mod explain;
 pub mod failure_tracker;
@@ -41,6 +44,7 @@ pub mod health;
 pub mod host;
 pub mod leak_lines;
 pub mod link;
+pub mod outer_traffic;
 pub mod program_poll;
 pub mod reconcile_limiter;
 pub mod routing;

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
-use crate::types::{IfIndex, IfName, Mtu};
+use crate::{
+    endpoint::Endpoint,
+    types::{IfIndex, IfName, Mtu},
+};
 
 /// The link-layer header of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub struct Link {
     pub is_exit: bool,
     /// Whether it may become an exit.
     pub candidate: Candidate,
+    /// The far ends of a foreign tunnel, as far as the kernel knows them.
+    pub endpoints: Vec<Endpoint>,
 }
 
 impl Link {
@@ -76,6 +81,7 @@ impl Link {
             unusable: BTreeMap::new(),
             is_exit: false,
             candidate: Candidate::Never,
+            endpoints: Vec::new(),
         }
     }
 

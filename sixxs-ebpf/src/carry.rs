@@ -9,8 +9,8 @@ use sixxs_common::{
 
 use crate::{
     NEXT, REDIRECT, SHOT,
-    frame::{self, Frame, Refused},
-    maps,
+    frame::{Frame, Refused},
+    maps, redirect,
 };
 
 /// Sends an IPv6 packet, at the start of the frame, to the broker of the tunnel in `slot`. A packet that it does not
@@ -43,7 +43,7 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
     let sent = frame
         .store(0, &six_in_four::header(path, bytes, class))
         .and_then(|()| frame.add_ethernet())
-        .and_then(|()| frame::redirect_by_route(path.ifindex));
+        .and_then(|()| redirect::by_route(path.ifindex));
     match sent {
         Ok(()) => {
             counters.add(Stat::CarriedOut, 1);
@@ -58,11 +58,11 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
 
 /// Delivers an IPv4 packet, if it is one of a tunnel's broker for the tunnel.
 #[inline(always)]
-pub(crate) fn arrived(frame: &Frame) -> i32 {
+pub(crate) fn arrived(frame: &Frame, link_bytes: u32) -> i32 {
     let Some((interface, _)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    let Some(outer) = six_in_four::outer(frame, interface.link_bytes.into()) else {
+    let Some(outer) = six_in_four::outer(frame, link_bytes) else {
         return NEXT;
     };
     let Some(slot) = maps::outer_slot(&outer.ends) else {
@@ -109,5 +109,5 @@ fn deliver(frame: &Frame, outer: &Outer, accepted: &Accepted, slot: u32) -> Resu
         frame.rewrite(outer.inner_offset, &accepted.start)?;
     }
     frame.remove_ipv4(outer.header_bytes)?;
-    frame::redirect_in(tunnel.ifindex)
+    redirect::to_ingress(tunnel.ifindex)
 }

@@ -2,7 +2,6 @@
 //! tunnel answers.
 
 use sixxs_common::{
-    decide::Tables as _,
     echo::{self, Watched},
     layout::Interface,
     packet::{self, Echo, EchoMessage, Ipv6},
@@ -16,23 +15,12 @@ use crate::{
 };
 
 /// A request to a tunnel's own address arrived by that tunnel: registers it as pending. (A host behind this
-/// one, in a routed prefix, may not exist; no reply is expected from there.) Requests from a tunnel's
-/// addresses or prefixes are ignored. Their replies leave by no tunnel, and such a source is forged if the
-/// request comes from outside.
+/// one, in a routed prefix, may not exist; no reply is expected from there.)
 ///
 /// The reply time is measured only if the request is the first one since the last clock tick: the exact clock
 /// costs more than everything else here.
 #[inline(always)]
-pub(crate) fn request_arrived(
-    interface: &Interface,
-    tables: &maps::KernelTables,
-    ipv6: &Ipv6,
-    number: u32,
-    request: &Counted,
-) {
-    if tables.comes_here(ipv6.source) {
-        return;
-    }
+pub(crate) fn request_arrived(interface: &Interface, ipv6: &Ipv6, number: u32, request: &Counted) {
     let tag = echo::tag(ipv6.destination, ipv6.source, number);
     sixxs_asked(
         tag,

@@ -6,19 +6,19 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_check_mtu_flags, bpf_redir_neigh,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_check_mtu_flags,
     },
     helpers::{
         bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns,
-        bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room,
+        bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_sk_fullsock, bpf_skb_adjust_room,
         bpf_skb_cgroup_id, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
         bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
 use sixxs_common::{
-    layout::{NO_UID, NextHop},
+    layout::NO_UID,
     packet::{ETHERNET_HEADER_BYTES, MAX_HEADER_OFFSET, Packet},
     six_in_four,
     treatment::Fit,
@@ -59,7 +59,6 @@ pub(crate) fn precise_now_ns() -> u64 {
 pub(crate) struct Sender {
     pub(crate) uid: u32,
     pub(crate) cgroup: u64,
-    pub(crate) bound_ifindex: u32,
 }
 
 /// The frame that a program handles.
@@ -85,6 +84,13 @@ impl Packet for Frame {
         // SAFETY: `[u8; 2]` has alignment 1 and lies in the linear part.
         let before = unsafe { *(start as *const [u8; 2]) };
         Some((before, words(start + 2)))
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u32) -> Option<u32> {
+        let start = self.linear::<4>(offset)?;
+        // SAFETY: four bytes from `start` lie in the linear part; they may be read unaligned.
+        Some(unsafe { (start as *const u32).read_unaligned() })
     }
 
     /// Reads by a helper, from any part of the frame.
@@ -237,20 +243,16 @@ impl Frame {
         self.context.len().saturating_sub(bytes.into())
     }
 
-    /// Finds the sender of the packet.
+    /// The interface that the sender's socket is bound to; 0: none, or there is no socket.
     #[inline(always)]
-    pub(crate) fn sender(&self) -> Sender {
+    pub(crate) fn bound_ifindex(&self) -> u32 {
         // SAFETY: `sk` is a pointer field of the context and may be null, which is checked first. The
         // helper takes only a pointer that is not null. It returns null for a socket that is not a full
         // one (a connection request, a connection in TIME_WAIT), which is checked before the dereference.
-        let bound_ifindex = unsafe {
+        unsafe {
             let socket = (*self.skb()).__bindgen_anon_2.sk;
             if socket.is_null() {
-                return Sender {
-                    uid: NO_UID,
-                    cgroup: 0,
-                    bound_ifindex: 0,
-                };
+                return 0;
             }
             let full = bpf_sk_fullsock(socket);
             if full.is_null() {
@@ -258,7 +260,19 @@ impl Frame {
             } else {
                 (*full).bound_dev_if
             }
-        };
+        }
+    }
+
+    /// Finds the sender of the packet.
+    #[inline(always)]
+    pub(crate) fn sender(&self) -> Sender {
+        // SAFETY: `sk` is a pointer field of the context, which is only compared.
+        if unsafe { (*self.skb()).__bindgen_anon_2.sk }.is_null() {
+            return Sender {
+                uid: NO_UID,
+                cgroup: 0,
+            };
+        }
         // SAFETY: both helpers take only the context, and find the socket themselves.
         let (uid, cgroup) = unsafe {
             (
@@ -266,11 +280,7 @@ impl Frame {
                 bpf_skb_cgroup_id(self.skb()),
             )
         };
-        Sender {
-            uid,
-            cgroup,
-            bound_ifindex,
-        }
+        Sender { uid, cgroup }
     }
 
     /// Asks the kernel whether the frame fits an interface's MTU: an IPv6 packet of `bytes`, or each
@@ -356,6 +366,12 @@ impl Frame {
         self.field(|skb| skb.protocol) == u32::from(0x0800_u16.to_be())
     }
 
+    /// Whether the frame carries IPv6, in the same way.
+    #[inline(always)]
+    pub(crate) fn is_ipv6(&self) -> bool {
+        self.field(|skb| skb.protocol) == u32::from(0x86dd_u16.to_be())
+    }
+
     /// Whether the link-layer destination is this host (`PACKET_HOST`).
     #[inline(always)]
     pub(crate) fn is_for_this_host(&self) -> bool {
@@ -412,6 +428,20 @@ impl Frame {
         self.store_with(offset, bytes, BPF_F_RECOMPUTE_CSUM)
     }
 
+    /// Adapts the checksum of the upper layer at `offset` to two bytes that change. Where the network card is to
+    /// compute it, it stays.
+    #[inline(always)]
+    pub(crate) fn replace_in_sum(
+        &self,
+        offset: u32,
+        from: [u8; 2],
+        to: [u8; 2],
+    ) -> Result<(), Refused> {
+        let value = |bytes| u64::from(u16::from_ne_bytes(bytes));
+        // SAFETY: takes the context and numbers, and checks the offset. The last one is the size of both values.
+        accepted(unsafe { bpf_l4_csum_replace(self.skb(), offset, value(from), value(to), 2) })
+    }
+
     /// Overwrites bytes at `offset`.
     #[inline(always)]
     pub(crate) fn store<const N: usize>(
@@ -434,65 +464,5 @@ impl Frame {
         accepted(unsafe {
             bpf_skb_store_bytes(self.skb(), offset, from, length::<N>(), flags.into())
         })
-    }
-}
-
-/// Sends the frame out of an interface without link layer; the kernel removes the frame's own.
-#[inline(always)]
-pub(crate) fn redirect_out(ifindex: u32) -> Result<(), Refused> {
-    redirected(
-        // SAFETY: takes numbers.
-        unsafe { bpf_redirect(ifindex, 0) },
-    )
-}
-
-/// Delivers the frame as if it had arrived by an interface.
-#[inline(always)]
-pub(crate) fn redirect_in(ifindex: u32) -> Result<(), Refused> {
-    redirected(
-        // SAFETY: takes numbers.
-        unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) },
-    )
-}
-
-/// Sends the frame to a neighbour, out of an interface with a link layer. Kernel 5.10.
-#[inline(always)]
-pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<(), Refused> {
-    redirected(
-        // SAFETY: `NextHop` has the layout of `bpf_redir_neigh` (sizes are compared below), and the helper
-        // only reads it.
-        unsafe {
-            bpf_redirect_neigh(
-                ifindex,
-                core::ptr::from_ref(next_hop).cast_mut().cast(),
-                NEXT_HOP_BYTES,
-                0,
-            )
-        },
-    )
-}
-
-/// Sends an IPv4 packet out of an interface, by the next hop of its route. The frame begins with room for an Ethernet
-/// header. Kernel 5.10.
-#[inline(always)]
-pub(crate) fn redirect_by_route(ifindex: u32) -> Result<(), Refused> {
-    redirected(
-        // SAFETY: takes numbers; without parameters the helper looks the route up.
-        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
-    )
-}
-
-/// Size of the helper's parameter, in bytes.
-const NEXT_HOP_BYTES: i32 = 20;
-
-const _: () = assert!(size_of::<NextHop>() == size_of::<bpf_redir_neigh>());
-const _: () = assert!(size_of::<NextHop>() == NEXT_HOP_BYTES as usize);
-
-#[inline(always)]
-fn redirected(result: i64) -> Result<(), Refused> {
-    if result == i64::from(crate::REDIRECT) {
-        Ok(())
-    } else {
-        Err(Refused)
     }
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::debug;
 use sixxs_common::{
+    flow,
     layout::{Interface, Tunnel},
     packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
@@ -12,7 +13,8 @@ use sixxs_common::{
 
 use crate::{
     frame::{self, Frame, Refused},
-    leak_event, maps, recursion,
+    leak_event::{self, ReportedFlow},
+    maps, recursion, redirect,
 };
 
 /// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`. `None`: the packet is neighbour
@@ -55,7 +57,6 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
     let Some(event) = maps::event_buffer() else {
         return Some(Treatment::Dropped); // unreachable: the map has one entry
     };
-    // The event is filled before the packet is changed.
     let upper = packet::transport(frame, ipv6);
     // The address may belong to the uplink too.
     if upper
@@ -64,26 +65,22 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
     {
         return None;
     }
-    leak_event::fill(event, frame, interface, ipv6, upper.as_ref(), slot);
-    let bound_here = event.record.bound_ifindex == interface.ifindex;
+    let now_ns = frame::now_ns();
+    event.flow = flow::outgoing(frame, ipv6, upper.as_ref());
+    let reported = ReportedFlow::find(event, now_ns);
+    let bound_ifindex = frame.bound_ifindex();
+    if reported.is_none() {
+        leak_event::fill_record(event, frame, interface, slot, now_ns);
+    }
+    let bound_here = bound_ifindex == interface.ifindex;
+    let bytes = frame.bytes_behind(interface.link_bytes);
     let leak = FrameLeak {
         frame,
         ipv6,
         upper: upper.as_ref(),
         slot,
     };
-    let Decision { treatment, mtu } = treatment::treat(tunnel, &leak);
-    let treatment = match treatment {
-        Treatment::TooBig => match answer(&leak, interface, tunnel, mtu, bound_here) {
-            Ok(()) => Treatment::TooBig,
-            Err(Refused) => Treatment::TooBigDropped,
-        },
-        Treatment::Redirected => match redirect(frame, interface, ipv6, tunnel) {
-            Ok(()) => Treatment::Redirected,
-            Err(Refused) => Treatment::NoTunnel,
-        },
-        other => other,
-    };
+    let treatment = treat_by(tunnel, &leak, interface, bound_here);
     debug!(
         frame.context(),
         "leak from slot {}: treatment {}",
@@ -94,9 +91,38 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
     if treatment == Treatment::NoTunnel {
         counters.add(Stat::LeakNoTunnel, 1);
     }
-    event.record.treatment = treatment.raw();
-    leak_event::report(event, counters);
+    if let Some(reported) = reported {
+        reported.count(bytes.into(), interface.ifindex, bound_ifindex, treatment);
+        if bound_here && let Some(state) = maps::state(slot) {
+            state.bound_ns = now_ns;
+        }
+    } else {
+        event.record.treatment = treatment.raw();
+        leak_event::report(event, counters);
+    }
     Some(treatment)
+}
+
+/// Decides on the treatment of a leak, and does what it takes. `bound_here`: its socket is bound to this interface.
+#[inline(always)]
+fn treat_by(
+    tunnel: &Tunnel,
+    leak: &FrameLeak<'_>,
+    interface: &Interface,
+    bound_here: bool,
+) -> Treatment {
+    let Decision { treatment, mtu } = treatment::treat(tunnel, leak);
+    match treatment {
+        Treatment::TooBig => match answer(leak, interface, tunnel, mtu, bound_here) {
+            Ok(()) => Treatment::TooBig,
+            Err(Refused) => Treatment::TooBigDropped,
+        },
+        Treatment::Redirected => match into_tunnel(leak.frame, interface, leak.ipv6, tunnel) {
+            Ok(()) => Treatment::Redirected,
+            Err(Refused) => Treatment::NoTunnel,
+        },
+        other => other,
+    }
 }
 
 /// A frame that leaks.
@@ -141,7 +167,7 @@ impl Leak for FrameLeak<'_> {
 
 /// Redirects the frame into the tunnel.
 #[inline(always)]
-fn redirect(
+fn into_tunnel(
     frame: &Frame,
     interface: &Interface,
     ipv6: &Ipv6,
@@ -149,12 +175,12 @@ fn redirect(
 ) -> Result<(), Refused> {
     remove_tags(frame, interface, ipv6)?;
     if tunnel.link_bytes == 0 {
-        return frame::redirect_out(tunnel.ifindex);
+        return redirect::to_egress(tunnel.ifindex);
     }
     if interface.link_bytes == 0 {
         frame.add_ethernet()?;
     }
-    frame::redirect_to_neighbour(tunnel.ifindex, &tunnel.next_hop)
+    redirect::to_neighbour(tunnel.ifindex, &tunnel.next_hop)
 }
 
 /// Removes VLAN tags: they belong to the uplink's link.
@@ -234,5 +260,5 @@ pub(crate) fn deliver(
         header[13] = 0xdd;
         frame.store(0, &header)?;
     }
-    frame::redirect_in(ifindex)
+    redirect::to_ingress(ifindex)
 }

@@ -13,6 +13,40 @@ use crate::{
     maps::{self, Slot},
 };
 
+/// The record of a flow that was reported less than [`FLOW_REPORT_NS`] ago: its packets are only counted. To find the
+/// sender of a packet takes the kernel as long as everything else about a leak.
+pub(crate) struct ReportedFlow {
+    record: *mut FlowRecord,
+}
+
+impl ReportedFlow {
+    /// The flow of `event`; `None`: it is unknown, or its next report is due.
+    #[inline(always)]
+    pub(crate) fn find(event: &LeakEvent, now_ns: u64) -> Option<Self> {
+        let record = maps::flow(&event.flow)?;
+        // SAFETY: a map value, checked for null, which stays valid until the program returns. Other processors may
+        // write it at the same time; the field is one aligned word.
+        let reported_ns = unsafe { (*record).reported_ns };
+        (now_ns.wrapping_sub(reported_ns) < FLOW_REPORT_NS).then_some(Self { record })
+    }
+
+    /// Adds a packet of `bytes` bytes that was about to leave by the interface `ifindex`.
+    #[inline(always)]
+    pub(crate) fn count(&self, bytes: u64, ifindex: u32, bound_ifindex: u32, treatment: Treatment) {
+        // SAFETY: as in `find`. Another processor may write the record at the same time: then it may miss a packet. The
+        // tunnel's counters are per CPU and miss none.
+        let record = unsafe { &mut *self.record };
+        record.packets = record.packets.wrapping_add(1);
+        record.bytes = record.bytes.wrapping_add(bytes);
+        record.treatment = treatment.raw();
+        record.ifindex = ifindex;
+        record.bound_ifindex = bound_ifindex;
+        if treatment != Treatment::Recursion {
+            record.recursive_until = 0;
+        }
+    }
+}
+
 /// Fills an event with the flow and the sender of a packet.
 #[inline(always)]
 pub(crate) fn fill(
@@ -23,17 +57,29 @@ pub(crate) fn fill(
     upper: Option<&Transport>,
     slot: u32,
 ) {
-    let sender = frame.sender();
     event.flow = flow::outgoing(frame, ipv6, upper);
+    fill_record(event, frame, interface, slot, frame::now_ns());
+}
+
+/// Fills the record of an event with the sender of a packet.
+#[inline(always)]
+pub(crate) fn fill_record(
+    event: &mut LeakEvent,
+    frame: &Frame,
+    interface: &Interface,
+    slot: u32,
+    now_ns: u64,
+) {
+    let sender = frame.sender();
     event.record = FlowRecord {
         packets: 1,
         bytes: frame.bytes_behind(interface.link_bytes).into(),
-        reported_ns: frame::now_ns(),
+        reported_ns: now_ns,
         cgroup: sender.cgroup,
         tunnel: slot,
         ifindex: interface.ifindex,
         from_ifindex: frame.ingress_ifindex(),
-        bound_ifindex: sender.bound_ifindex,
+        bound_ifindex: frame.bound_ifindex(),
         uid: sender.uid,
         treatment: Treatment::NoTunnel.raw(),
         mark: frame.mark(),

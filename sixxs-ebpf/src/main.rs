@@ -3,7 +3,8 @@
 //! * `sixxs_egress` is attached to every uplink and every tunnel. It classifies each packet that
 //!   leaves (`sixxs_common::decide`), counts it, and handles leaks. It sends packets of the tunnels that the programs
 //!   carry to their brokers.
-//! * `sixxs_decap` is attached to the ingress of interfaces that lead to brokers. It delivers packets of the tunnels
+//! * `sixxs_underlay` is attached to the ingress of uplinks and of other interfaces that lead to brokers, or
+//!   `sixxs_underlay0` where they have no link layer. It counts the outer packets of tunnels, and delivers those of tunnels
 //!   that the programs carry.
 //! * `sixxs_ingress` is attached to every tunnel. It counts the packets that arrive, and hands
 //!   answers for sockets that are bound to an uplink to that uplink.
@@ -14,13 +15,16 @@
 #![no_std]
 #![no_main]
 
+mod answer;
 mod carry;
 mod echo_pairing;
 mod frame;
 mod leak;
 mod leak_event;
 mod maps;
+mod outer;
 mod recursion;
+mod redirect;
 mod steer;
 
 use aya_ebpf::{
@@ -32,7 +36,7 @@ use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
     layout::{Interface, Role},
-    packet::{self, Echo, EchoMessage, Ipv6},
+    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, Ipv6},
     stat::Stat,
     treatment::Treatment,
 };
@@ -49,44 +53,25 @@ const REDIRECT: i32 = TC_ACT_REDIRECT;
 /// Egress of uplinks and tunnels.
 #[classifier]
 fn sixxs_egress(context: TcContext) -> i32 {
-    let frame = Frame::new(context);
+    let frame = &Frame::new(context);
     // Without an entry, user space is about to attach or to remove this program.
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    // Not an uplink yet.
+    // Not an uplink: only outer packets matter.
     if interface.role == Role::Underlay.raw() {
+        outer::left(frame, interface.link_bytes);
         return NEXT;
     }
     let exit = Exit::of(interface);
-    let ipv6 = packet::ipv6(&frame, interface.link_bytes);
+    let ipv6 = packet::ipv6(frame, interface.link_bytes);
     let tables = maps::KernelTables {
         slot,
         number: interface.slot,
         generation: interface.generation,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
-    let (stat, action) = match (verdict, &ipv6) {
-        (Verdict::OtherProtocol, _) => (Stat::VerdictOther, NEXT),
-        (Verdict::NotOurs, _) => (Stat::VerdictNotOurs, NEXT),
-        (Verdict::Exempt, Ok(ipv6)) => {
-            echo_pairing::reply_misrouted(&frame, ipv6);
-            (Stat::VerdictExempt, NEXT)
-        }
-        (Verdict::Own, Ok(ipv6)) if recursion::detect(&frame, ipv6, interface.slot) => {
-            (Stat::VerdictRecursion, SHOT)
-        }
-        (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
-        (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        // There is no pending request for such a reply: `echo_pairing::request_arrived` ignores requests from there.
-        (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
-        (Verdict::Leak(tunnel), Ok(ipv6)) => leaked(&frame, ipv6, tunnel),
-        // Without a header a packet is neither exempt nor a leak: the decision never returns these
-        // verdicts then.
-        (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
-            (Stat::VerdictUnparsed, NEXT)
-        }
-    };
+    let (stat, action) = act(frame, interface, verdict, ipv6.as_ref().ok());
     slot.add(stat, 1);
     if action == NEXT {
         slot.add(
@@ -95,7 +80,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         );
         // A stray is not counted as the tunnel's message: the far end drops it.
         if let (Verdict::Own, Ok(ipv6)) = (verdict, &ipv6)
-            && let Some(message) = packet::echo(&frame, ipv6)
+            && let Some(message) = packet::echo(frame, ipv6)
         {
             count_echo(message.kind, slot, &OUT);
             if let (Echo::Reply, Some(number)) = (message.kind, message.number) {
@@ -103,10 +88,46 @@ fn sixxs_egress(context: TcContext) -> i32 {
             }
         }
         if interface.is_carried != 0 && ipv6.is_ok() {
-            return carry::out(&frame, interface.slot);
+            return carry::out(frame, interface.slot);
         }
     }
     action
+}
+
+/// Does what a verdict requires. Returns its counter and the action.
+#[inline(always)]
+fn act(frame: &Frame, interface: &Interface, verdict: Verdict, ipv6: Option<&Ipv6>) -> (Stat, i32) {
+    match (verdict, ipv6) {
+        (Verdict::OtherProtocol, _) => {
+            if interface.counts_outer != 0 {
+                outer::left(frame, interface.link_bytes);
+            }
+            (Stat::VerdictOther, NEXT)
+        }
+        (Verdict::NotOurs, Some(ipv6)) => {
+            if interface.counts_outer_ipv6 != 0 {
+                outer::left_ipv6(frame, ipv6);
+            }
+            (Stat::VerdictNotOurs, NEXT)
+        }
+        (Verdict::Exempt, Some(ipv6)) => {
+            echo_pairing::reply_misrouted(frame, ipv6);
+            (Stat::VerdictExempt, NEXT)
+        }
+        (Verdict::Own, Some(ipv6)) if recursion::detect(frame, ipv6, interface.slot) => {
+            (Stat::VerdictRecursion, SHOT)
+        }
+        (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
+        (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
+        // There is no pending request for such a reply: `echo_pairing::request_arrived` ignores requests from there.
+        (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
+        (Verdict::Leak(tunnel), Some(ipv6)) => leaked(frame, ipv6, tunnel),
+        // Without a header a packet is neither exempt nor a leak: the decision never returns these
+        // verdicts then.
+        (Verdict::Unparsed, _) | (Verdict::NotOurs | Verdict::Exempt | Verdict::Leak(_), None) => {
+            (Stat::VerdictUnparsed, NEXT)
+        }
+    }
 }
 
 /// The verdict and the return value for a leak of the tunnel in this slot.
@@ -129,13 +150,27 @@ fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
     }
 }
 
-/// Ingress of interfaces that lead to brokers.
+/// Ingress of uplinks and of other interfaces that lead to brokers, with Ethernet headers.
 #[classifier]
-fn sixxs_decap(context: TcContext) -> i32 {
-    let frame = Frame::new(context);
+fn sixxs_underlay(context: TcContext) -> i32 {
+    arrives(&Frame::new(context), ETHERNET_HEADER_BYTES)
+}
+
+/// The same without a link layer.
+#[classifier]
+fn sixxs_underlay0(context: TcContext) -> i32 {
+    arrives(&Frame::new(context), 0)
+}
+
+/// Counts an outer packet that arrives, and delivers it if the programs carry its tunnel.
+#[inline(always)]
+fn arrives(frame: &Frame, link_bytes: u32) -> i32 {
     // A tagged frame belongs to a VLAN's interface, where this program receives it without the tag.
-    if frame.is_ipv4() && frame.is_for_this_host() && !frame.has_offloaded_tag() {
-        carry::arrived(&frame)
+    if !frame.is_for_this_host() || frame.has_offloaded_tag() {
+        return NEXT;
+    }
+    if outer::arrived(frame, link_bytes) && frame.is_ipv4() {
+        carry::arrived(frame, link_bytes)
     } else {
         NEXT
     }
@@ -160,7 +195,10 @@ fn sixxs_ingress(context: TcContext) -> i32 {
                 return SHOT;
             }
             if let Some(message) = packet::echo(&frame, &ipv6) {
-                echo_arrived(interface, slot, &ipv6, message);
+                let action = echo_arrived(&frame, interface, slot, &ipv6, message);
+                if action != NEXT {
+                    return action;
+                }
             }
             if steer::to_uplink(&frame, interface, &ipv6) {
                 slot.add(Stat::InSteered, 1);
@@ -205,24 +243,42 @@ struct Counted {
 }
 
 /// Handles an echo message that arrived. It is counted only if it is addressed to the tunnel's own
-/// addresses or prefixes.
+/// addresses or prefixes. Returns the action: `NEXT`, unless the programs answer.
+///
+/// Requests from a tunnel's addresses or prefixes are neither answered nor paired. Their replies leave by no tunnel, and
+/// such a source is forged if the request comes from outside.
 #[inline(always)]
-fn echo_arrived(interface: &Interface, slot: Slot, ipv6: &Ipv6, message: EchoMessage) {
+fn echo_arrived(
+    frame: &Frame,
+    interface: &Interface,
+    slot: Slot,
+    ipv6: &Ipv6,
+    message: EchoMessage,
+) -> i32 {
     let tables = maps::KernelTables {
         slot,
         number: interface.slot,
         generation: interface.generation,
     };
     let Some(to) = tables.source(ipv6.destination) else {
-        return;
+        return NEXT;
     };
     if to.slot() != interface.slot {
-        return;
+        return NEXT;
     }
     let counted = count_echo(message.kind, slot, &IN);
-    if let (Echo::Request, Some(number), true) = (message.kind, message.number, to.is_address()) {
-        echo_pairing::request_arrived(interface, &tables, ipv6, number, &counted);
+    if let (Echo::Request, Some(number), true) = (message.kind, message.number, to.is_address())
+        && !tables.comes_here(ipv6.source)
+    {
+        if interface.answers_echo != 0 {
+            let action = answer::answer(frame);
+            if action != NEXT {
+                return action;
+            }
+        }
+        echo_pairing::request_arrived(interface, ipv6, number, &counted);
     }
+    NEXT
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The maps, private beside their accessors.
 //!
-//! All except the scratch map and the growth table are pinned, so the programs of a new daemon continue with
+//! All except the scratch map, the growth table and the budgets are pinned, so the programs of a new daemon continue with
 //! the existing counters.
 
 use core::ffi::c_void;
@@ -14,8 +14,10 @@ use aya_ebpf::{
 };
 use sixxs_common::{
     address::Address,
+    answer::AnswerBudget,
     decide::Tables,
     echo::{self, Pending, Times},
+    endpoint::{self, Endpoint, EndpointFilter, OuterCounters},
     flow::Flow,
     layout::{
         self, CACHED_PER_HALF, CachedLookup, Control, FEW_SOURCES, FlowRecord, Interface,
@@ -50,6 +52,15 @@ static OUTER_PATHS: Array<OuterPath> = Array::pinned(layout::SLOTS, 0);
 /// The slots of these tunnels, by the outer addresses of packets from the broker.
 #[map]
 static SLOTS_BY_OUTER: HashMap<[u8; 8], u32> = HashMap::pinned(layout::SLOTS, 0);
+/// The slots of tunnels, by the endpoint of their outer packets.
+#[map]
+static ENDPOINTS: HashMap<Endpoint, u32> = HashMap::pinned(endpoint::ENDPOINTS, NO_PREALLOC);
+/// The addresses of all endpoints.
+#[map]
+static ENDPOINT_FILTER: Array<EndpointFilter> = Array::pinned(1, 0);
+/// Outer packets of tunnels, by slot.
+#[map]
+static OUTER_COUNTERS: PerCpuArray<OuterCounters> = PerCpuArray::pinned(layout::SLOTS, 0);
 #[map]
 static STATES: Array<TunnelState> = Array::pinned(layout::SLOTS, 0);
 #[map]
@@ -71,6 +82,10 @@ static CARRIED: Array<Counters> = Array::pinned(layout::SLOTS, 0);
 /// Growth of flows into tunnels. Not pinned: programs that are loaded later do not need it.
 #[map]
 static GROWTHS: Array<Growth> = Array::with_max_entries(recursion::GROWTHS, 0);
+
+/// Budgets for answers to echo requests. Not pinned either.
+#[map]
+static ANSWERS: PerCpuArray<AnswerBudget> = PerCpuArray::with_max_entries(layout::SLOTS, 0);
 
 /// Buffer for the event under construction, because the stack has only 512 bytes.
 #[map]
@@ -195,6 +210,38 @@ pub(crate) fn outer_path(slot: u32) -> Option<&'static OuterPath> {
 pub(crate) fn outer_slot(ends: &[u8; 8]) -> Option<u32> {
     // SAFETY: the value is one aligned word, so a change by user space cannot tear it.
     unsafe { SLOTS_BY_OUTER.get(ends) }.copied()
+}
+
+/// The addresses of all endpoints.
+#[inline(always)]
+pub(crate) fn endpoint_filter() -> Option<&'static EndpointFilter> {
+    ENDPOINT_FILTER.get(0)
+}
+
+/// The slot of the tunnel with this endpoint.
+#[inline(always)]
+pub(crate) fn endpoint_slot(endpoint: &Endpoint) -> Option<u32> {
+    // SAFETY: the value is one aligned word, so a change by user space cannot tear it.
+    unsafe { ENDPOINTS.get(endpoint) }.copied()
+}
+
+/// This processor's counters of the outer packets of the tunnel in a slot.
+#[inline(always)]
+pub(crate) fn outer_counters(slot: u32) -> Option<&'static mut OuterCounters> {
+    // SAFETY: as in `Slot::add`: a value of this processor, checked for null, of which this program takes one reference
+    // at a time.
+    OUTER_COUNTERS
+        .get_ptr_mut(slot)
+        .map(|counters| unsafe { &mut *counters })
+}
+
+/// This processor's budget for answers of the tunnel in a slot.
+#[inline(always)]
+pub(crate) fn answer_budget(slot: u32) -> Option<&'static mut AnswerBudget> {
+    // SAFETY: as in `outer_counters`.
+    ANSWERS
+        .get_ptr_mut(slot)
+        .map(|budget| unsafe { &mut *budget })
 }
 
 /// The state that the programs keep for the tunnel in a slot.

@@ -33,13 +33,19 @@ pub(crate) fn is_recursive_flow(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     let Some(growth) = maps::growth(slot, key) else {
         return false; // unreachable: the index is within the table
     };
-    known_verdict(growth, key, ipv6, slot) == Some(FlowVerdict::Recursion)
+    known_verdict(growth, key, ipv6, slot, frame::now_ns) == Some(FlowVerdict::Recursion)
 }
 
 #[inline(always)]
-fn known_verdict(growth: &mut Growth, key: u64, ipv6: &Ipv6, slot: u32) -> Option<FlowVerdict> {
+fn known_verdict(
+    growth: &mut Growth,
+    key: u64,
+    ipv6: &Ipv6,
+    slot: u32,
+    now_ns: impl Fn() -> u64,
+) -> Option<FlowVerdict> {
     let others = || maps::sum_over_processors(slot, Stat::VerdictOwn);
-    growth.known_verdict(key, bytes(ipv6), frame::now_ns(), others)
+    growth.known_verdict(key, bytes(ipv6), now_ns, others)
 }
 
 #[inline(always)]
@@ -50,9 +56,7 @@ fn bytes(ipv6: &Ipv6) -> u32 {
 #[inline(always)]
 fn key_of(frame: &Frame, ipv6: &Ipv6) -> u64 {
     let ports = match ipv6.next_header {
-        UDP => frame
-            .peek(ipv6.offset + IPV6_HEADER_BYTES)
-            .map_or(0, u32::from_ne_bytes),
+        UDP => frame.word(ipv6.offset + IPV6_HEADER_BYTES).unwrap_or(0),
         _ => 0,
     };
     key(ipv6.source, ipv6.destination, ipv6.next_header, ports)
@@ -71,16 +75,17 @@ extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u3
     let Some(growth) = maps::growth(slot, key) else {
         return 0; // unreachable: the index is within the table
     };
-    match known_verdict(growth, key, ipv6, slot) {
+    let now_ns = frame::now_ns();
+    match known_verdict(growth, key, ipv6, slot, || now_ns) {
         Some(FlowVerdict::Passes) => return 0,
         Some(FlowVerdict::Recursion) => {}
         None => {
             let is_proved = is_nested(frame, ipv6);
-            if !is_proved && !growth.record_growth(key, bytes(ipv6), frame::now_ns()) {
+            if !is_proved && !growth.record_growth(key, bytes(ipv6), now_ns) {
                 return 0;
             }
             let others = maps::sum_over_processors(slot, Stat::VerdictOwn);
-            growth.mark_recursive(key, is_proved, frame::now_ns(), others);
+            growth.mark_recursive(key, is_proved, now_ns, others);
         }
     }
     found(frame, ipv6, slot, growth.until_ns)

@@ -1,13 +1,14 @@
 //! Reads the `kind` of a tunnel, and the keys that depend on it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     time::Duration,
 };
 
 use super::{
-    Ayiya, CarrierChoice, Heartbeat, Kind, Remote, SixInFour, UnknownValue,
+    Ayiya, BadRemote, CarrierChoice, Heartbeat, Kind, Remote, RemoteEndpoint, SixInFour,
+    UnknownValue,
     account::{self, Includes, Tls},
     section::{Field, Located, Section},
 };
@@ -66,6 +67,23 @@ const CARRIERS: &str = "\"auto\", \"ebpf\", \"sit\" or \"tun\"";
 
 const REMOTE4: &str = "the broker's IPv4 address";
 
+/// A value of `remote`. Which of them a tunnel may have depends on its kind.
+enum RemoteValue {
+    Host(Remote),
+    WithPort(SocketAddr),
+}
+
+impl FromStr for RemoteValue {
+    type Err = BadRemote;
+
+    fn from_str(text: &str) -> Result<Self, BadRemote> {
+        match text.parse() {
+            Ok(address) => Ok(Self::WithPort(address)),
+            Err(_) => text.parse().map(Self::Host),
+        }
+    }
+}
+
 /// The fields, before it is checked whether they belong to the kind.
 pub(super) struct Fields {
     kind: Field<Name>,
@@ -73,7 +91,7 @@ pub(super) struct Fields {
     down: Field<Vec<String>>,
     local4: Field<Ipv4Addr>,
     remote4: Field<Ipv4Addr>,
-    remote: Field<Remote>,
+    remote: Field<RemoteValue>,
     password: Field<Secret>,
     interval: Field<u32>,
     aiccu: Field<String>,
@@ -90,7 +108,10 @@ impl Fields {
             down: section.strings("down", ARGUMENTS),
             local4: section.parsed("local4", "an IPv4 address"),
             remote4: section.parsed("remote4", "an IPv4 address"),
-            remote: section.parsed("remote", "the broker's address or name"),
+            remote: section.parsed(
+                "remote",
+                "an address, address:port, or the name of an AYIYA broker",
+            ),
             password: section.secret("password"),
             interval: section.integer("heartbeat_interval", INTERVAL_SECONDS),
             aiccu: section.parsed("aiccu", "the path of an aiccu.conf"),
@@ -108,6 +129,36 @@ impl Fields {
     /// The carrier, if there is a valid one.
     pub(super) fn carrier(&self) -> Option<CarrierChoice> {
         self.carrier.as_set().map(|carrier| carrier.value)
+    }
+
+    /// The far end of a tunnel that other software creates, if the section has a valid one.
+    pub(super) fn remote_endpoint(&self, diagnostics: &mut Diagnostics) -> Option<RemoteEndpoint> {
+        let kind = self.kind.as_set()?.value;
+        let remote = self.remote.as_set()?;
+        if !matches!(kind, Name::Interface | Name::Command) {
+            return None;
+        }
+        let (address, port) = match &remote.value {
+            RemoteValue::Host(Remote::Address(address)) => (*address, None),
+            RemoteValue::WithPort(endpoint) => (endpoint.ip(), Some(endpoint.port())),
+            RemoteValue::Host(Remote::Name(name)) => {
+                let message = format!(
+                    "expected the address of the far end, or address:port, found the name {name:?}"
+                );
+                diagnostics.add(&remote.location, message);
+                return None;
+            }
+        };
+        if address.is_unspecified() || address.is_multicast() || port == Some(0) {
+            let message =
+                "expected the address of the far end, which is a unicast address, or address:port";
+            diagnostics.add(&remote.location, message);
+            return None;
+        }
+        Some(RemoteEndpoint {
+            address: address.to_canonical(),
+            port,
+        })
     }
 
     /// Checks the fields, and returns the kind.
@@ -207,8 +258,23 @@ impl Fields {
             let message = "expected only one of remote and remote4";
             diagnostics.add(&remote4.location, message);
         }
+        let host = match self.remote {
+            Field::Set(Located {
+                value: RemoteValue::WithPort(_),
+                location,
+            }) => {
+                diagnostics.add(&location, "expected an address or a name without a port");
+                Field::Invalid
+            }
+            Field::Set(Located {
+                value: RemoteValue::Host(value),
+                location,
+            }) => Field::Set(Located { value, location }),
+            Field::Absent(location) => Field::Absent(location),
+            Field::Invalid => Field::Invalid,
+        };
         let by_address = self.remote4.map(|address| Remote::Address(address.into()));
-        let remote = self.remote.or(by_address).asked_for_at(line);
+        let remote = host.or(by_address).asked_for_at(line);
         let expected = "the broker's IPv4 address, or its address or name as remote";
         let remote = remote.required(expected, diagnostics)?;
         if let (Some(local4), Remote::Address(IpAddr::V6(_))) =
@@ -225,7 +291,7 @@ impl Fields {
 
     /// Reports the keys that do not belong to the kind.
     fn refuse_others(&self, kind: Name, diagnostics: &mut Diagnostics) {
-        use Name::{Ayiya, Command, Heartbeat, SixInFour};
+        use Name::{Ayiya, Command, Heartbeat, Interface, SixInFour};
         const COMMAND: (&[Name], &str) = (&[Command], "kind = \"command\"");
         const NATIVE: (&[Name], &str) = (
             &[SixInFour, Heartbeat, Ayiya],
@@ -240,7 +306,10 @@ impl Fields {
             &[SixInFour, Heartbeat],
             "kind = \"6in4\" or \"6in4-heartbeat\", or aiccu",
         );
-        const NAMED: (&[Name], &str) = (&[Ayiya], "kind = \"ayiya\"");
+        const NAMED: (&[Name], &str) = (
+            &[Ayiya, Interface, Command],
+            "kind = \"ayiya\", \"interface\" or \"command\"",
+        );
         for (location, (kinds, expected)) in [
             (self.up.location(), COMMAND),
             (self.down.location(), COMMAND),

@@ -30,8 +30,8 @@ pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 use model::RULE_PRIORITY;
 pub use model::{
-    Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE,
-    SixInFour, Tunnel, UnknownValue,
+    AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,
+    RuleMode, SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue,
 };
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
@@ -46,6 +46,7 @@ use crate::{
 const KEYS: &[&str] = &[
     "uplinks",
     "on_leak",
+    "answer_echo",
     "direct_connected",
     "rule_priority",
     "rule_mode",
@@ -142,6 +143,7 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
 /// Reads the remaining keys of the file: all except uplinks and tunnels.
 fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let on_leak = section.parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"");
+    let answer_echo = section.parsed("answer_echo", "\"host\" or \"kernel\"");
     let direct_connected = section.boolean("direct_connected");
     // Minimum: priority 0 belongs to the rule of the local table, and the rules for direct destinations use
     // this priority minus 1. Maximum: 32766 belongs to the rule of the main table, and the kernel does
@@ -159,6 +161,7 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let config = Config {
         uplinks: None,
         on_leak: on_leak.value().unwrap_or_default(),
+        answer_echo: answer_echo.value().unwrap_or_default(),
         direct_connected: direct_connected.value().unwrap_or(true),
         rule_priority: RulePriority(rule_priority.value().unwrap_or(RULE_PRIORITY)),
         connect_limit: diagnostics.absorb(connect_limit.unwrap_or_default()),

@@ -7,12 +7,17 @@ use std::{
     time::Duration,
 };
 
-use sixxs_common::{layout::SHORTEST_ROUTED, treatment::OnLeak};
+use sixxs_common::{
+    layout::SHORTEST_ROUTED,
+    packet::{TCP, UDP},
+    treatment::OnLeak,
+};
 
 use super::{account::Account, alerting::Alerting};
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},
+    endpoint::Endpoint,
     host::HostName,
     secret::Secret,
     types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
@@ -25,6 +30,8 @@ pub struct Config {
     pub uplinks: Option<Vec<IfName>>,
     /// The action for leaks.
     pub on_leak: OnLeak,
+    /// What answers echo requests to the tunnels' own addresses.
+    pub answer_echo: AnswerEcho,
     /// Whether local networks are reached without the tunnels (`routing::connected`).
     pub direct_connected: bool,
     /// Priority of the policy rules that select by source. In [`RuleMode::Rules`], the rules for direct
@@ -51,6 +58,7 @@ impl Default for Config {
         Self {
             uplinks: None,
             on_leak: OnLeak::default(),
+            answer_echo: AnswerEcho::default(),
             direct_connected: true,
             rule_priority: RulePriority(RULE_PRIORITY),
             connect_limit: Limit::default(),
@@ -107,6 +115,28 @@ impl Config {
     pub fn has_secrets(&self) -> bool {
         self.alerting.webhook.is_some()
             || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
+    }
+}
+
+/// What answers echo requests to the tunnels' own addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerEcho {
+    /// The host's network stack.
+    #[default]
+    Host,
+    /// The programs in the kernel; the host answers what they leave.
+    Kernel,
+}
+
+impl FromStr for AnswerEcho {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, UnknownValue> {
+        match text {
+            "host" => Ok(Self::Host),
+            "kernel" => Ok(Self::Kernel),
+            _ => Err(UnknownValue("no such value")),
+        }
     }
 }
 
@@ -176,6 +206,35 @@ pub struct Tunnel {
     pub addresses_by_others: bool,
     /// What carries its packets, if it is a 6in4 tunnel.
     pub carrier: CarrierChoice,
+    /// The far end of its outer packets, if other software creates the interface and the configuration has it.
+    pub remote: Option<RemoteEndpoint>,
+}
+
+/// The far end of a foreign tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteEndpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port; `None`: all packets between both hosts belong to the tunnel.
+    pub port: Option<u16>,
+}
+
+impl RemoteEndpoint {
+    /// The endpoints of outer packets: with a port, those of UDP and TCP.
+    #[must_use]
+    pub fn endpoints(self) -> Vec<Endpoint> {
+        let protocols: &[_] = match self.port {
+            Some(_) => &[Some(UDP), Some(TCP)],
+            None => &[None],
+        };
+        let endpoint = |protocol: &Option<u8>| Endpoint {
+            remote: self.address,
+            protocol: *protocol,
+            remote_port: self.port,
+            local_port: None,
+        };
+        protocols.iter().map(endpoint).collect()
+    }
 }
 
 /// What is to carry the packets of a 6in4 tunnel.

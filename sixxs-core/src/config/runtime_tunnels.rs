@@ -39,6 +39,7 @@ impl Config {
             name,
             addresses_by_others: account.aiccu.noconfigure,
             carrier: CarrierChoice::default(),
+            remote: None,
             kind: Kind::Account(Box::new(account)),
             addresses: Vec::new(),
             peer: None,

@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    CarrierChoice, Kind, RuleMode, Tunnel,
+    CarrierChoice, Kind, RemoteEndpoint, RuleMode, Tunnel,
     account::Includes,
     cross_check::Locations,
     kind,
@@ -46,6 +46,7 @@ pub(super) fn read(
     let mut fields = Fields::take(section);
     let has_account = kind_fields.has_account();
     let carrier = kind_fields.carrier();
+    let remote = kind_fields.remote_endpoint(&mut fields.diagnostics);
     let kind = kind_fields.check(includes, &mut fields.diagnostics);
     fields.check_addresses();
     fields.check_prefixes();
@@ -59,7 +60,7 @@ pub(super) fn read(
         Some(kind) if kind.is_native() => fields.check_native(kind),
         _ => {}
     }
-    fields.into_tunnel(kind, carrier, position)
+    fields.into_tunnel(kind, (carrier, remote), position)
 }
 
 /// The fields that all kinds of tunnel have.
@@ -230,7 +231,7 @@ impl Fields {
     fn into_tunnel(
         mut self,
         kind: Option<Kind>,
-        carrier: Option<CarrierChoice>,
+        (carrier, remote): (Option<CarrierChoice>, Option<RemoteEndpoint>),
         position: u32,
     ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
         let expected = "the name of the tunnel's interface";
@@ -265,6 +266,7 @@ impl Fields {
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
             gateway: self.gateway.value(),
             carrier: carrier.unwrap_or_default(),
+            remote,
         };
         (Some((tunnel, locations)), self.diagnostics)
     }

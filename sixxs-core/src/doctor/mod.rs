@@ -7,11 +7,13 @@
 //! * [`marked`] – foreign rules that match a mark
 //! * [`managers`] – network managers
 //! * [`paths`] – the packet sizes that tunnels carry
+//! * [`delivery`] – silent tunnels
 //! * [`brokers`] – the clock and the connect limit
 //! * [`daemon`] – the daemon's problems, and other daemons
 
 pub mod brokers;
 pub mod daemon;
+pub mod delivery;
 pub mod filters;
 pub mod host;
 pub mod managers;
@@ -43,6 +45,8 @@ pub struct Facts {
     pub managers: managers::Managers,
     /// The packet sizes that tunnels carry.
     pub paths: Vec<paths::Path>,
+    /// Silent tunnels.
+    pub delivery: delivery::Delivery,
     /// The clock and the connect limit.
     pub brokers: brokers::Brokers,
     /// The daemon.
@@ -121,6 +125,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(routing::findings(&facts.routing));
     findings.extend(managers::findings(&facts.managers));
     findings.extend(paths::findings(&facts.paths));
+    findings.extend(delivery::findings(&facts.delivery));
     findings.extend(brokers::findings(&facts.brokers));
     findings.extend(daemon::findings(&facts.daemon, configuration));
     findings

@@ -22,6 +22,8 @@ pub struct Facts {
     pub owner: Option<(IfName, Prefix)>,
     /// Whether that tunnel's interface exists and is up.
     pub is_tunnel_up: bool,
+    /// Where that tunnel is silent, as a sentence of the daemon.
+    pub silent: Option<String>,
     /// All policy rules.
     pub rules: Vec<PolicyRule>,
     /// The kernel's routing decision.
@@ -141,6 +143,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     steps.extend(rule_steps(facts));
     let (route_steps, outcome, sentence) = route(facts);
     steps.extend(route_steps);
+    steps.extend(facts.silent.clone().map(|silent| ("outer", silent)));
     let recursion = recursion(facts);
     let (outcome, sentence) = match &recursion {
         Some(_) => (Outcome::Dropped, DROPPED.to_owned()),

@@ -34,6 +34,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         bytes: None,
         owner: Some((tunnel.clone(), own)),
         is_tunnel_up: true,
+        silent: None,
         rules: vec![PolicyRule {
             priority: RulePriority(32766),
             is_ours: false,

@@ -10,7 +10,7 @@ use nix::{
 use sixxs_core::types::{IfIndex, IfName};
 
 use super::{
-    EGRESS, Hook, INGRESS, OBJECT,
+    EGRESS, Hook, INGRESS, OBJECT, UNDERLAY, UNDERLAY_IP,
     clsact::HANDLE,
     object,
     pins::{Pins, is_mount_point, mount_point, on_bpffs},
@@ -42,9 +42,9 @@ pub async fn seen_at(
     index: IfIndex,
     direction: Direction,
 ) -> anyhow::Result<Vec<Seen>> {
-    let own = match direction {
-        Direction::Egress => EGRESS,
-        Direction::Ingress => INGRESS,
+    let own: &[_] = match direction {
+        Direction::Egress => &[EGRESS],
+        Direction::Ingress => &[INGRESS, UNDERLAY, UNDERLAY_IP],
     };
     // An error: the kernel has no TCX (before 6.6), or this process may not query it.
     let tcx = SchedClassifier::query_tcx(name.as_str(), attach_type(direction));
@@ -52,7 +52,7 @@ pub async fn seen_at(
     let programs = tcx.iter().map(|program| {
         let name = program.name_as_str().unwrap_or_default();
         Seen {
-            is_ours: name == own,
+            is_ours: own.contains(&name),
             hook: Hook::Tcx,
             name: name.to_owned(),
             number: program.id(),

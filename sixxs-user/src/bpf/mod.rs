@@ -32,7 +32,9 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use aya::{Ebpf, maps::MapData, programs::SchedClassifier};
-use sixxs_common::{echo::Times, flow::Flow, layout::FlowRecord, stat::Counters};
+use sixxs_common::{
+    echo::Times, endpoint::OuterCounters, flow::Flow, layout::FlowRecord, stat::Counters,
+};
 use sixxs_core::{
     enforce::{Enforcement, Interface, Role},
     link::Links,
@@ -62,7 +64,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 /// Names of the programs in the object.
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
-const DECAP: &str = "sixxs_decap";
+const UNDERLAY: &str = "sixxs_underlay";
+/// The same for interfaces without a link layer.
+const UNDERLAY_IP: &str = "sixxs_underlay0";
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,11 +147,15 @@ impl Kernel {
         // Pin links first: they keep programs and maps alive if the daemon dies. `ensure` below reports
         // failed pins, with the interface.
         self.attachments.pin_all_again();
+        let counted = self.tables.write_endpoints(wanted);
         let mut synced = Synced {
             failures: self.pin_again(),
             problems: self.unpinned.iter().cloned().collect(),
             reattached: Vec::new(),
         };
+        // Without endpoints, everything but the statistics works.
+        let uncounted = counted.err().map(|error| format!("{error:#}"));
+        synced.failures.extend(uncounted);
         self.attach_all(wanted, netlink, &mut synced).await?;
         let keep = |point: AttachPoint| {
             wanted.interfaces.values().any(|interface: &Interface| {
@@ -307,6 +315,11 @@ impl Kernel {
         self.tables.counters(slot)
     }
 
+    /// The outer packets of a tunnel, summed over all CPUs.
+    pub fn outer_counters(&self, slot: u32) -> anyhow::Result<OuterCounters> {
+        self.tables.outer_counters(slot)
+    }
+
     /// Reply times of a tunnel, summed over all CPUs.
     pub fn times(&self, slot: u32) -> anyhow::Result<Times> {
         self.tables.times(slot)
@@ -328,8 +341,7 @@ impl Kernel {
         self.tables.flow(flow)
     }
 
-    /// Descriptors of the programs, for test runs: egress, ingress of tunnels, ingress of interfaces that lead to
-    /// brokers.
+    /// Descriptors of the programs, for test runs: egress, ingress of tunnels, ingress of uplinks and underlays.
     pub fn programs(&mut self) -> anyhow::Result<[OwnedFd; 3]> {
         let mut descriptor = |name| -> anyhow::Result<OwnedFd> {
             let descriptor = program(&mut self.ebpf, name)?.fd()?.as_fd();
@@ -338,7 +350,7 @@ impl Kernel {
         Ok([
             descriptor(EGRESS)?,
             descriptor(INGRESS)?,
-            descriptor(DECAP)?,
+            descriptor(UNDERLAY)?,
         ])
     }
 
@@ -346,6 +358,7 @@ impl Kernel {
     pub fn write_maps(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let names = wanted.tunnels.keys().cloned().collect();
         self.tables.write(wanted, &names)?;
+        self.tables.write_endpoints(wanted)?;
         self.tables.forget(wanted)
     }
 }
@@ -367,7 +380,8 @@ const fn program_at(interface: &Interface, direction: Direction) -> &'static str
     match (direction, interface.role) {
         (Direction::Egress, _) => EGRESS,
         (Direction::Ingress, Role::Tunnel) => INGRESS,
-        (Direction::Ingress, _) => DECAP,
+        (Direction::Ingress, _) if interface.mac.is_some() => UNDERLAY,
+        (Direction::Ingress, _) => UNDERLAY_IP,
     }
 }
 

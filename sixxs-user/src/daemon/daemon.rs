@@ -5,7 +5,9 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use anyhow::Context as _;
-use sixxs_core::{broker::connects::Standing, tunnel::CarrierKind, types::IfName};
+use sixxs_core::{
+    broker::connects::Standing, config::AnswerEcho, tunnel::CarrierKind, types::IfName,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 
@@ -20,6 +22,7 @@ use super::{
     leak_reports::{self, LeakReports},
     metrics_snapshot,
     operations::Operations,
+    outer_traffic::{OuterMonitors, Watched, silent_tunnel},
     readings::{Readings, echo_times},
     snapshot::{Snapshot, TunnelState},
     status, systemd,
@@ -79,6 +82,7 @@ pub(super) struct Daemon {
     leak_reports: LeakReports,
     control_groups: ControlGroups,
     echo: EchoMonitors,
+    outer: OuterMonitors,
     health: HealthMonitor,
     /// The rounds after which health was scheduled to be judged.
     rounds_seen: u64,
@@ -100,6 +104,7 @@ impl Daemon {
             leak_reports: LeakReports::default(),
             control_groups: ControlGroups::default(),
             echo: EchoMonitors::default(),
+            outer: OuterMonitors::default(),
             health: HealthMonitor::default(),
             rounds_seen: 0,
             is_ready: false,
@@ -258,7 +263,25 @@ impl Daemon {
         let names = self.enforcer().tunnels.names();
         let readings = Readings::read(self.programs(), &names)?;
         self.echo.observe(&names, &readings, self.now());
+        self.outer.observe(self.watched(), &readings, self.now());
+        if self.enforcer().intent.effective().answer_echo == AnswerEcho::Kernel {
+            // The programs answer: nothing is known about this host.
+            self.echo = EchoMonitors::default();
+        }
         Ok(())
+    }
+
+    /// The tunnels whose outer packets and deliveries are counted now.
+    fn watched(&self) -> Watched {
+        let reconciler = &self.enforcer().reconciler;
+        let hooks = reconciler.hooks();
+        let names = self.enforcer().tunnels.started().into_iter();
+        names
+            .filter(|name| hooks.contains_key(name))
+            .map(|name| (reconciler.endpoints(&name), name))
+            .filter(|(endpoints, _)| !endpoints.is_empty())
+            .map(|(endpoints, name)| (name, endpoints))
+            .collect()
     }
 
     fn report_health(&mut self) -> anyhow::Result<()> {
@@ -287,8 +310,12 @@ impl Daemon {
             if enforcer.reconciler.is_carried(&name) {
                 view.carrier = Some(CarrierKind::Ebpf);
             }
+            let endpoints = enforcer.reconciler.endpoints(&name);
+            let silence = self.outer.silence(&name);
             let state = TunnelState {
                 view,
+                silent: silent_tunnel(&name, &readings, &endpoints, silence),
+                endpoints,
                 account: enforcer.intent.account_file(&name),
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),

@@ -328,5 +328,6 @@ fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
         names: tunnels.names(),
         started,
         outer: tunnels.outer_reports(),
+        endpoints: tunnels.endpoints(),
     }
 }

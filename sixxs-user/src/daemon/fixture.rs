@@ -56,6 +56,8 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         echo_health: EchoHealth::Fine,
         unanswered_in_a_row: 0,
         leaks: None,
+        endpoints: Vec::new(),
+        silent: None,
     };
     let tunnels = names.iter().map(|name| (name.clone(), up.clone()));
     Snapshot {

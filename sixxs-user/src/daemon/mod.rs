@@ -48,6 +48,7 @@ mod leak_reports;
 mod listeners;
 mod metrics_snapshot;
 mod operations;
+mod outer_traffic;
 mod problems;
 mod readings;
 mod reconciler;

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use sixxs_common::{
     echo::Times,
+    endpoint::OuterCounters,
     stat::{CAPACITY, Counters, Stat},
 };
 use sixxs_core::{
@@ -18,6 +19,9 @@ use sixxs_core::{
 use crate::bpf::Kernel;
 
 const NONE: Counters = [0; CAPACITY];
+
+/// How often pending requests are read, until no reply leaves meanwhile.
+const ATTEMPTS: u32 = 3;
 
 /// Counters by interface name, which may be a tunnel's or an uplink's.
 #[derive(Debug, Default)]
@@ -31,6 +35,7 @@ pub(super) struct Readings {
 struct Reading {
     slot: u32,
     counters: Counters,
+    outer: OuterCounters,
     /// Requests so recent that no reply is missing yet.
     pending: u64,
 }
@@ -48,6 +53,7 @@ impl Readings {
                 let reading = Reading {
                     slot,
                     counters: programs.counters(slot)?,
+                    outer: programs.outer_counters(slot)?,
                     pending: 0,
                 };
                 interfaces.insert(name.clone(), reading);
@@ -56,12 +62,39 @@ impl Readings {
         let mut readings = Self { now_ns, interfaces };
         let since_ns = now_ns.saturating_sub(nanoseconds(REPLY_TIMEOUT));
         if readings.may_have_pending(since_ns) {
-            let pending = programs.waiting_since(since_ns)?;
-            for reading in readings.interfaces.values_mut() {
-                reading.pending = pending.get(&reading.slot).copied().unwrap_or(0);
-            }
+            readings.read_pending(programs, since_ns)?;
         }
         Ok(readings)
+    }
+
+    /// Reads the requests that are so recent that no reply is missing yet. A request whose reply leaves between the two
+    /// readings is in neither, so both are repeated then.
+    fn read_pending(&mut self, programs: &Kernel, since_ns: u64) -> anyhow::Result<()> {
+        for attempt in 1..=ATTEMPTS {
+            let pending = programs.waiting_since(since_ns)?;
+            let mut is_exact = true;
+            for reading in self.interfaces.values_mut() {
+                let counted = EchoCounts::of(&reading.counters);
+                reading.pending = pending.get(&reading.slot).copied().unwrap_or(0);
+                if counted.unanswered(reading.pending) == 0 {
+                    continue;
+                }
+                let later = programs.counters(reading.slot)?;
+                let not_missing = counted.not_missing(reading.pending, &EchoCounts::of(&later));
+                if not_missing == reading.pending {
+                    continue;
+                }
+                is_exact = false;
+                match attempt {
+                    ATTEMPTS => reading.pending = not_missing,
+                    _ => reading.counters = later,
+                }
+            }
+            if is_exact {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a reply may still come. Counting pending requests takes some milliseconds, and most of the
@@ -93,6 +126,12 @@ impl Readings {
     /// One counter of an interface.
     pub(super) fn get(&self, name: &IfName, stat: Stat) -> u64 {
         self.counters(name)[stat.index()]
+    }
+
+    /// The outer packets of a tunnel.
+    pub(super) fn outer(&self, name: &IfName) -> OuterCounters {
+        let reading = self.interfaces.get(name);
+        reading.map_or_else(OuterCounters::default, |reading| reading.outer)
     }
 
     /// Requests of a tunnel that are so recent that no reply is missing yet.
@@ -178,6 +217,7 @@ impl Readings {
             let reading = Reading {
                 slot,
                 counters,
+                outer: OuterCounters::default(),
                 pending: 0,
             };
             (name.parse().unwrap(), reading)
@@ -186,6 +226,13 @@ impl Readings {
             now_ns,
             interfaces: (0..).zip(interfaces).map(reading).collect(),
         }
+    }
+
+    /// With these outer packets of an interface.
+    pub(super) fn with_outer(mut self, name: &str, outer: OuterCounters) -> Self {
+        let reading = self.interfaces.get_mut(&name.parse().unwrap());
+        reading.unwrap().outer = outer;
+        self
     }
 }
 

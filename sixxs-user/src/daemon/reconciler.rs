@@ -11,7 +11,8 @@ use std::{
 use sixxs_core::{
     config::{Config, Tunnel},
     doctor::routing::Shadow,
-    enforce::{Enforcement, outer_paths},
+    endpoint::Endpoint,
+    enforce::{Enforcement, endpoints::endpoints, outer_paths},
     explain::rules::PolicyRule,
     failure_tracker::FailureTracker,
     link::Links,
@@ -49,6 +50,8 @@ pub(super) struct Goal<'a> {
     pub(super) started: BTreeSet<IfName>,
     /// The outer paths of tunnels.
     pub(super) outer: BTreeMap<IfName, OuterReport>,
+    /// The brokers of native tunnels, as their drivers report.
+    pub(super) endpoints: BTreeMap<IfName, Endpoint>,
 }
 
 impl Goal<'_> {
@@ -168,6 +171,13 @@ impl Reconciler {
         underlay.is_some_and(|underlay| self.programs.hook(underlay).is_some())
     }
 
+    /// The endpoints of a tunnel whose outer packets are counted.
+    pub(super) fn endpoints(&self, name: &IfName) -> Vec<Endpoint> {
+        let endpoints = self.enforcement.endpoints.iter();
+        let its = endpoints.filter(|(_, owner)| *owner == name);
+        its.map(|(endpoint, _)| *endpoint).collect()
+    }
+
     /// Whether all steps are done and all programs are attached. Conflicts with other software do not count: waiting
     /// does not solve them.
     pub(super) fn is_ready(&self) -> bool {
@@ -217,16 +227,21 @@ impl Reconciler {
         let mut round = Round::default();
         let links = &self.routes.observed().links;
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
-        self.enforcement = Enforcement::new(goal.config, links, is_started);
+        let paths = match kernel_support::can_carry() {
+            true => self.programs.outer_paths(),
+            false => Ok(BTreeMap::new()),
+        };
+        let paths = paths.unwrap_or_else(|error| {
+            round.problems.push(format!("{error:#}"));
+            BTreeMap::new()
+        });
+        let paths = outer_paths::choose(goal.config, paths, &goal.outer);
+        let endpoints = endpoints(goal.config, links, &goal.endpoints, &paths);
+        self.enforcement = Enforcement::new(goal.config, links, is_started)
+            .with_endpoints(goal.config, &endpoints);
         if kernel_support::can_carry() {
-            match self.programs.outer_paths() {
-                Ok(present) => {
-                    let paths = outer_paths::choose(goal.config, present, &goal.outer);
-                    let enforcement = std::mem::take(&mut self.enforcement);
-                    self.enforcement = enforcement.with_outer_paths(goal.config, links, &paths);
-                }
-                Err(error) => round.problems.push(format!("{error:#}")),
-            }
+            let enforcement = std::mem::take(&mut self.enforcement);
+            self.enforcement = enforcement.with_outer_paths(goal.config, links, &paths);
         }
         round.problems.extend(self.enforcement.problems.clone());
         let sync = self

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    config::Config, doctor::routing::Shadow, echo_health::EchoHealth, link::Links, routing::Plan,
-    types::IfName,
+    config::Config, doctor::routing::Shadow, echo_health::EchoHealth, endpoint::Endpoint,
+    link::Links, outer_traffic::SilentTunnel, routing::Plan, types::IfName,
 };
 
 use super::{
@@ -56,6 +56,10 @@ pub(super) struct TunnelState {
     pub(super) unanswered_in_a_row: u64,
     /// The treatment of its packets that leak at present.
     pub(super) leaks: Option<Treatment>,
+    /// The endpoints whose packets are counted for it.
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Where its outer packets are lost, if they are.
+    pub(super) silent: Option<SilentTunnel>,
 }
 
 impl Snapshot<'_> {

@@ -10,7 +10,9 @@ use sixxs_core::{
     types::IfName,
 };
 
-use super::{echo_health::proof, health, readings::Readings, snapshot::Snapshot};
+use super::{
+    echo_health::proof, health, outer_traffic::outer, readings::Readings, snapshot::Snapshot,
+};
 use crate::{bpf::Hook, control::api};
 
 /// The status of the daemon. `standings`: how each broker limits connects. `unix_seconds`: the time.
@@ -77,7 +79,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         health_reasons: health.reasons.iter().map(ToString::to_string).collect(),
         account: known.account.clone(),
         until: state.until_unix().map(rfc3339),
-        endpoint: known.view.endpoint.clone(),
+        endpoint: known.view.endpoint.map(|endpoint| endpoint.to_string()),
         carrier: known.view.carrier.map(api::Carrier::from),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
@@ -105,6 +107,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         },
         echo: echo(name, readings),
         proof: proof(name, readings, snapshot.echo_times.get(name)),
+        outer: outer(name, readings, &known.endpoints, known.silent.as_ref()),
         leaks: leaks(name, readings),
         strays: get(Stat::VerdictStray),
         loops: get(Stat::VerdictLoop),
@@ -121,6 +124,7 @@ fn echo(name: &IfName, readings: &Readings) -> api::Echo {
         replies_out: get(Stat::OutReplies),
         requests_out: get(Stat::OutRequests),
         replies_in: get(Stat::InReplies),
+        answered_by_programs: get(Stat::EchoByPrograms),
         last_request_in_seconds_ago: readings.age(name, Stat::LastRequestIn),
         last_reply_out_seconds_ago: readings.age(name, Stat::LastReplyOut),
     }

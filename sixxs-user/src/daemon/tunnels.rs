@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use sixxs_core::{
     broker::ayiya::wire::DropReason,
     config::{Config, Conflict, Tunnel},
+    endpoint::Endpoint,
     link::{Link, Links},
     tunnel::{self, CarrierKind, DriverState, OuterReport},
     types::IfName,
@@ -67,7 +68,7 @@ pub(super) struct TunnelView {
     /// Its state.
     pub(super) state: tunnel::State,
     /// The broker that its driver sends to.
-    pub(super) endpoint: Option<String>,
+    pub(super) endpoint: Option<Endpoint>,
     /// Its carrier.
     pub(super) carrier: Option<CarrierKind>,
     /// Packets of its broker that the driver has refused, by reason.
@@ -198,6 +199,15 @@ impl Tunnels {
         reports.collect()
     }
 
+    /// The brokers that the drivers send to.
+    pub(super) fn endpoints(&self) -> BTreeMap<IfName, Endpoint> {
+        let endpoints = self.0.iter().filter_map(|(name, tunnel)| {
+            let endpoint = tunnel.status()?.endpoint?;
+            Some((name.clone(), endpoint))
+        });
+        endpoints.collect()
+    }
+
     /// Tunnels with a conflict count as failed.
     pub(super) fn set_conflicts(&mut self, conflicts: &[Conflict]) {
         for (name, tunnel) in &mut self.0 {
@@ -240,7 +250,7 @@ impl Tunnels {
         let status = tunnel.status();
         TunnelView {
             state: tunnel.state(link),
-            endpoint: status.as_ref().and_then(|status| status.endpoint.clone()),
+            endpoint: status.as_ref().and_then(|status| status.endpoint),
             carrier: status.and_then(|status| status.carrier),
             refused: tunnel.refused(),
         }

@@ -31,6 +31,7 @@ use std::{
 use sixxs_core::{
     broker::ayiya::wire::DropReason,
     config::{self, Config, Learned, Tunnel},
+    endpoint::Endpoint,
     link::Link,
     tunnel::{CarrierKind, DriverState, OuterReport},
     types::IfName,
@@ -142,8 +143,8 @@ pub struct DriverStatus {
     pub state: DriverState,
     /// Whether the interface exists and the driver has made it.
     pub has_made_interface: bool,
-    /// The broker's endpoint: an address, with a port where there is one.
-    pub endpoint: Option<String>,
+    /// The broker's endpoint.
+    pub endpoint: Option<Endpoint>,
     /// The carrier of the packets.
     pub carrier: Option<CarrierKind>,
     /// The path of its outer packets.
@@ -288,7 +289,7 @@ impl StatusSender {
         self.change(|status| status.has_made_interface = has_made_interface);
     }
 
-    fn set_endpoint(&self, endpoint: String, carrier: CarrierKind) {
+    fn set_endpoint(&self, endpoint: Endpoint, carrier: CarrierKind) {
         self.change(|status| {
             status.endpoint = Some(endpoint);
             status.carrier = Some(carrier);

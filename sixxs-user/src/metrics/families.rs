@@ -10,7 +10,7 @@ use sixxs_common::echo::{BUCKETS, Times, bucket_end_ns};
 use sixxs_core::echo_health::EchoCounts;
 
 use super::{Families, MetricsSnapshot};
-use crate::control::api::{Echo, Health, InOut, Program, Routing, State, Status};
+use crate::control::api::{Echo, Health, InOut, Outer, Program, Routing, Silence, State, Status};
 
 fn flag(is: bool) -> f64 {
     if is { 1.0 } else { 0.0 }
@@ -105,6 +105,14 @@ impl MetricsSnapshot {
             "sixxs_echo_replies",
             "ICMPv6 echo replies through a tunnel's interface",
             echo(|echo| [echo.replies_in, echo.replies_out]),
+        )?;
+        families.counters(
+            "sixxs_echo_answered_by_programs",
+            "Echo requests to a tunnel's own addresses that the programs answered",
+            self.status.tunnels.iter().map(|tunnel| {
+                let labels = [("interface", tunnel.name.as_str())];
+                (labels, tunnel.echo.answered_by_programs)
+            }),
         )?;
         let last = |choose: fn(&Echo) -> Option<f64>| {
             self.status.tunnels.iter().filter_map(move |tunnel| {
@@ -245,6 +253,59 @@ impl MetricsSnapshot {
                 let is = flag(tunnel.routing == Routing::InPlace);
                 ([("tunnel", tunnel.name.as_str())], is)
             }),
+        )
+    }
+
+    pub(super) fn outer(&self, families: &mut Families<'_>) -> fmt::Result {
+        let both = |choose: fn(&Outer) -> InOut| {
+            self.status.tunnels.iter().flat_map(move |tunnel| {
+                tunnel.outer.iter().flat_map(move |outer| {
+                    let InOut { incoming, out } = choose(outer);
+                    [("in", incoming), ("out", out)].map(|(direction, count)| {
+                        let tunnel = tunnel.name.as_str();
+                        ([("tunnel", tunnel), ("direction", direction)], count)
+                    })
+                })
+            })
+        };
+        families.counters(
+            "sixxs_tunnel_outer_packets",
+            "Outer packets of a tunnel at the uplinks; a batch counts once",
+            both(|outer| outer.packets),
+        )?;
+        families.counters(
+            "sixxs_tunnel_outer_bytes",
+            "Bytes of a tunnel's outer packets at the uplinks, with the outer IP header",
+            both(|outer| outer.bytes),
+        )?;
+        families.gauges(
+            "sixxs_tunnel_silent",
+            "Where a tunnel is silent by its outer packets: 1 for the current place; evidence and no proof",
+            self.status.tunnels.iter().flat_map(|tunnel| {
+                tunnel.outer.iter().flat_map(|outer| {
+                    Silence::ALL.iter().map(|place| {
+                        let labels = [("tunnel", tunnel.name.as_str()), ("place", place.name())];
+                        (labels, flag(outer.silence == Some(*place)))
+                    })
+                })
+            }),
+        )?;
+        let last = self.status.tunnels.iter().flat_map(|tunnel| {
+            tunnel.outer.iter().flat_map(|outer| {
+                let ages = [
+                    ("in", outer.last_in_seconds_ago),
+                    ("out", outer.last_out_seconds_ago),
+                ];
+                ages.into_iter().filter_map(|(direction, ago)| {
+                    let labels = [("tunnel", tunnel.name.as_str()), ("direction", direction)];
+                    Some((labels, self.unix(ago?)))
+                })
+            })
+        });
+        families.gauges(
+            "sixxs_tunnel_outer_last_timestamp_seconds",
+            "When the last outer packet of a tunnel arrived or left",
+            last,
         )
     }
 

@@ -143,6 +143,7 @@ impl Collector for MetricsSnapshot {
         self.echo(&mut families)?;
         self.uplinks(&mut families)?;
         self.tunnels(&mut families)?;
+        self.outer(&mut families)?;
         self.answers(&mut families)?;
         self.brokers(&mut families)
     }

@@ -7,6 +7,7 @@
 mod addresses;
 mod apply;
 mod batch;
+mod far_end;
 mod foreign_routes;
 mod link_type;
 mod observe;
@@ -17,6 +18,7 @@ mod rules;
 pub mod sit;
 pub mod tc;
 mod watch;
+mod wireguard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,6 +44,7 @@ use sixxs_core::{
 use batch::Batch;
 use foreign_routes::ForeignRoutes;
 use refusal::Refusal;
+use wireguard::WireGuard;
 
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
@@ -63,6 +66,7 @@ pub struct Netlink {
     /// Foreign rules from the last observation.
     foreign_rules: Vec<PolicyRule>,
     foreign_routes: ForeignRoutes,
+    wireguard: WireGuard,
     /// Exits. `Some`: the time since when it is no longer an exit; it stays guarded for a grace period.
     exits: BTreeMap<IfIndex, Option<Instant>>,
     /// Interfaces of the last observation, each with the time since when it is new or was down, if that is
@@ -82,6 +86,8 @@ pub struct Scope {
     pub exits: bool,
     /// Whether to read connected networks.
     pub connected: bool,
+    /// Foreign tunnels whose far ends to find out.
+    pub foreign_tunnels: BTreeSet<IfName>,
 }
 
 impl Scope {
@@ -97,6 +103,11 @@ impl Scope {
             // With accounts: a broker must not assign a prefix that is on the link of an uplink.
             // With peers: the kernel may lose its route to one.
             connected: config.direct_connected || config.has_accounts() || config.has_peers(),
+            foreign_tunnels: {
+                let tunnels = config.tunnels.iter();
+                let foreign = tunnels.filter(|t| !t.kind.is_native() && t.remote.is_none());
+                foreign.map(|tunnel| tunnel.name.clone()).collect()
+            },
         }
     }
 }
@@ -121,6 +132,7 @@ impl Netlink {
             rules: Vec::new(),
             foreign_rules: Vec::new(),
             foreign_routes: ForeignRoutes::open()?,
+            wireguard: WireGuard::open()?,
             exits: BTreeMap::new(),
             seen: None,
         })

@@ -12,8 +12,8 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         link::{
-            InfoData, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
-            LinkMessage,
+            InfoData, InfoKind, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+            LinkLayerType, LinkMessage,
         },
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
@@ -36,7 +36,7 @@ use sixxs_core::{
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
-use super::{DUMP, Netlink, RequestError, Scope, addresses::SeenAddress, link_type};
+use super::{DUMP, Netlink, RequestError, Scope, addresses::SeenAddress, far_end, link_type};
 
 /// An address that only a default route covers: the first of global unicast, 2000::/3, which some
 /// configurations use as a default route (RFC 4291 §2.4). No host has it.
@@ -52,7 +52,7 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 impl Netlink {
     /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
-        let (mut links, vrfs, on_link) = self.links().await?;
+        let (mut links, vrfs, on_link) = self.links(&scope.foreign_tunnels).await?;
         (self.rules, self.foreign_rules) = self.rules().await?;
         if scope.exits {
             let tables = LookedUpTables::of(&self.foreign_rules, &scope.tables, &vrfs);
@@ -180,7 +180,11 @@ impl Netlink {
     }
 
     /// Interfaces, the tables of VRFs, and the on-link prefixes of addresses.
-    async fn links(&self) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>, Vec<ConnectedRoute>)> {
+    /// `foreign_tunnels`: interfaces whose far ends to find out.
+    async fn links(
+        &mut self,
+        foreign_tunnels: &BTreeSet<IfName>,
+    ) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>, Vec<ConnectedRoute>)> {
         let mut addresses = self.addresses().await?;
         let mut request = LinkMessage::default();
         request
@@ -204,6 +208,12 @@ impl Netlink {
                     link.addresses.push(seen.address);
                     link.unusable
                         .extend(seen.unusable().map(|why| (seen.address, why)));
+                }
+                if foreign_tunnels.contains(&link.name) {
+                    link.endpoints = match far_end::kind(&message) {
+                        Some(InfoKind::Wireguard) => self.wireguard.endpoints(link.index),
+                        _ => far_end::endpoint(&message).into_iter().collect(),
+                    };
                 }
                 link
             }));
@@ -299,6 +309,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         } else {
             Candidate::Settled
         },
+        endpoints: Vec::new(),
     })
 }
 

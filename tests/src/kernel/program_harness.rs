@@ -32,7 +32,7 @@ pub struct Programs {
     rings: Rings,
     egress: OwnedFd,
     ingress: OwnedFd,
-    decap: OwnedFd,
+    underlay: OwnedFd,
     /// Time that the kernel took to load and verify them.
     pub load_time: Duration,
 }
@@ -44,7 +44,7 @@ pub enum Direction {
     Egress,
     /// Ingress of a tunnel.
     Ingress,
-    /// Ingress of an interface that leads to a broker.
+    /// Ingress of an uplink, or of another interface that leads to a broker.
     OuterIngress,
 }
 
@@ -62,13 +62,13 @@ impl Programs {
         let pins = Path::new(BPFFS).join("sixxs");
         let (mut kernel, rings) = Kernel::load(&pins, HookChoice::default(), false)?;
         let load_time = start.elapsed();
-        let [egress, ingress, decap] = kernel.programs()?;
+        let [egress, ingress, underlay] = kernel.programs()?;
         Ok(Self {
             kernel,
             rings,
             egress,
             ingress,
-            decap,
+            underlay,
             load_time,
         })
     }
@@ -79,7 +79,7 @@ impl Programs {
         match direction {
             Direction::Egress => self.egress.as_fd(),
             Direction::Ingress => self.ingress.as_fd(),
-            Direction::OuterIngress => self.decap.as_fd(),
+            Direction::OuterIngress => self.underlay.as_fd(),
         }
     }
 

@@ -2,8 +2,10 @@
 
 mod golden;
 
+mod answers;
 mod carry;
 mod decided;
 mod events;
+mod outer_traffic;
 mod tunnels;
 mod uplinks;

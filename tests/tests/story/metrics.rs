@@ -28,7 +28,10 @@ fn connect(host: &Namespace) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn ask(stream: impl std::io::Read + std::io::Write, request: &str) -> Result<(String, String)> {
+pub(crate) fn ask(
+    stream: impl std::io::Read + std::io::Write,
+    request: &str,
+) -> Result<(String, String)> {
     ask_for(stream, request, AT)
 }
 

@@ -1,11 +1,13 @@
 //! Fills the programs' maps, and reads their counters.
 //!
 //! * this file – slots, tunnels and interfaces
+//! * `endpoints` – the endpoints of tunnels, and the counters of outer packets
 //! * `outers` – the outer paths of tunnels that the programs carry
 //! * `sources` – which source addresses belong to which tunnel
 //! * `read` – counters and measurements
 //! * `restore` – restores maps that other software changed
 
+mod endpoints;
 mod outers;
 mod read;
 mod restore;
@@ -34,7 +36,7 @@ use sixxs_core::{
 };
 
 pub(super) use self::read::sum;
-use self::{outers::Outers, sources::Written};
+use self::{endpoints::Endpoints, outers::Outers, sources::Written};
 use super::pod::Raw;
 
 /// Upper limit for the generation of the sources. It starts at one and never reaches this limit; other software has
@@ -57,6 +59,7 @@ pub(super) struct Tables {
     /// The entries of `tunnels` that are not empty, by slot.
     tunnel_entries: BTreeMap<u32, layout::Tunnel>,
     outers: Outers,
+    endpoints: Endpoints,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     states: Array<MapData, Raw<layout::TunnelState>>,
     echoes: Array<MapData, Raw<Pending>>,
@@ -115,6 +118,7 @@ impl Tables {
             tunnels,
             tunnel_entries,
             outers: Outers::new(ebpf, are_new)?,
+            endpoints: Endpoints::new(ebpf)?,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
             states: take(ebpf, "STATES")?.try_into()?,
             echoes: take(ebpf, "ECHOES")?.try_into()?,
@@ -178,6 +182,7 @@ impl Tables {
             self.states
                 .set(*slot, Raw(layout::TunnelState::default()), 0)
                 .context("reset counters")?;
+            self.endpoints.reset(*slot)?;
             tolerate_missing(self.times.remove(slot))?;
             self.timed.remove(slot);
             self.carried
@@ -244,6 +249,7 @@ impl Tables {
 
     /// Adds and updates entries of interfaces; call it before programs are attached.
     fn write_interfaces(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        let has_ipv6_endpoints = wanted.endpoints.keys().any(|end| end.remote.is_ipv6());
         for (name, interface) in &wanted.interfaces {
             let (role, slot) = match interface.role {
                 Role::Uplink => (layout::Role::Uplink, self.slot(name)?),
@@ -261,7 +267,10 @@ impl Tables {
                 mac: interface.mac.unwrap_or_default(),
                 generation: self.current.generation,
                 is_carried: wanted.outer_paths.contains_key(name).into(),
-                reserved: 0,
+                answers_echo: (wanted.answers_echo && interface.role == Role::Tunnel).into(),
+                counts_outer: interface.is_underlay.into(),
+                counts_outer_ipv6: (interface.is_underlay && has_ipv6_endpoints).into(),
+                reserved: [0; 4],
                 own: interface.own.map_or(Address::UNSPECIFIED, |own| {
                     Address::from_octets(own.octets())
                 }),

@@ -21,6 +21,8 @@ impl Tables {
         restored.extend(self.restore_tunnels()?.then_some("TUNNELS"));
         restored.extend(self.restore_outers()?.then_some("OUTER_PATHS"));
         restored.extend(self.restore_outer_slots()?.then_some("SLOTS_BY_OUTER"));
+        restored.extend(self.restore_endpoints()?.then_some("ENDPOINTS"));
+        restored.extend(self.restore_endpoint_filter()?.then_some("ENDPOINT_FILTER"));
         restored.extend(self.restore_interfaces()?.then_some("INTERFACES"));
         let before = restored.len();
         let found = self.read_back()?;

@@ -6,11 +6,13 @@
 //! * `settings` – sysctls
 //! * `filters`, `ip6tables` – packet filters, by nft and ip6tables; `listing` runs these programs
 //! * `routing` – rules, programs, addresses and uplinks
+//! * `delivery` – silent tunnels
 //! * `brokers` – paths, the clock and the connect limit
 //! * `sockets` – services on the wildcard address
 
 mod brokers;
 mod daemon;
+mod delivery;
 mod filters;
 mod host;
 mod ip6tables;
@@ -165,11 +167,18 @@ async fn gather(paths: &Paths) -> Facts {
         status,
         depends_on_clock,
     };
-    (facts.filters, facts.paths, facts.settings, facts.routing) = tokio::join!(
+    (
+        facts.filters,
+        facts.paths,
+        facts.settings,
+        facts.routing,
+        facts.delivery,
+    ) = tokio::join!(
         filters::filters(&view),
         brokers::paths(&view),
         settings::settings(&view),
         routing::routing(&view),
+        delivery::delivery(view.status.as_ref()),
     );
     facts.brokers = brokers::brokers(&view);
     facts.sockets = sockets::sockets(&view);

@@ -42,10 +42,7 @@ struct View<'a> {
 pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Result<Facts> {
     let (source, destination, oif) = addresses(arguments)?;
     let config = config_or_default(paths)?;
-    let (status, daemon) = match client::status_soon(&paths.socket()).await {
-        Ok(status) => (Some(status), Some(true)),
-        Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
-    };
+    let (status, daemon) = ask_daemon(paths).await;
     let config = broker_overlay::with_broker_parameters(&config, paths, status.as_ref()).await;
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::of(&config)).await?;
@@ -86,6 +83,7 @@ pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Resu
         is_tunnel_up: owner
             .and_then(|(tunnel, _)| links.by_name(&tunnel.name))
             .is_some_and(|link| link.up),
+        silent: owner.and_then(|(tunnel, _)| silent(view.status, &tunnel.name)),
         leak_facts: owner.map(|(tunnel, by)| leak_facts(&view, tunnel, by, &packet)),
         owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), by)),
         is_unnamed_exit: exit.is_some_and(|link| is_not_guarded(&config, &link.name)),
@@ -98,6 +96,21 @@ pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Resu
         rules,
         packet,
     })
+}
+
+/// The daemon's status, and whether it runs; `None` if unknown.
+async fn ask_daemon(paths: &Paths) -> (Option<Status>, Option<bool>) {
+    match client::status_soon(&paths.socket()).await {
+        Ok(status) => (Some(status), Some(true)),
+        Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
+    }
+}
+
+/// The daemon's sentence about where a tunnel is silent.
+fn silent(status: Option<&Status>, name: &IfName) -> Option<String> {
+    let mut tunnels = status?.tunnels.iter();
+    let tunnel = tunnels.find(|tunnel| tunnel.name == name.as_str())?;
+    tunnel.outer.as_ref()?.sentence.clone()
 }
 
 /// Source, destination, and the interface that the socket is bound to.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{Carrier, Health, Hook, Kind, Program, Routing, State};
+use super::value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State};
 
 /// `sixxs status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,6 +99,9 @@ pub struct Tunnel {
     /// Whether echo requests are answered.
     #[serde(default)]
     pub proof: Proof,
+    /// Its outer packets at the uplinks, if its endpoint is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Outer>,
     /// Leaks of packets with its sources, at any interface.
     pub leaks: Leaks,
     /// Packets that left by its interface, with a source that belongs to no tunnel.
@@ -112,6 +115,27 @@ pub struct Tunnel {
     /// Refused packets from the broker of a native tunnel, by reason; reasons with count 0 are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u64>,
+}
+
+/// The outer packets of a tunnel, by which its packets travel between this host and the far end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outer {
+    /// The far ends: address and port, or only the address.
+    pub endpoints: Vec<String>,
+    /// Number of outer packets. A batch of segments counts as one.
+    pub packets: InOut,
+    /// Their bytes, with the outer IP header.
+    pub bytes: InOut,
+    /// Seconds since the last one that arrived; `null` for never.
+    pub last_in_seconds_ago: Option<f64>,
+    /// Seconds since the last one that left; `null` for never.
+    pub last_out_seconds_ago: Option<f64>,
+    /// Where the tunnel is silent; `null`: it is not, or it has no traffic.
+    #[serde(default)]
+    pub silence: Option<Silence>,
+    /// The same as a sentence about the tunnel.
+    #[serde(default)]
+    pub sentence: Option<String>,
 }
 
 /// Counts in both directions.
@@ -135,6 +159,9 @@ pub struct Echo {
     pub requests_out: u64,
     /// Replies from outside.
     pub replies_in: u64,
+    /// Requests from outside that the programs answered (`answer_echo`). They prove nothing about this host.
+    #[serde(default)]
+    pub answered_by_programs: u64,
     /// Seconds since the last request from outside; `null` for never.
     pub last_request_in_seconds_ago: Option<f64>,
     /// Seconds since our last reply; `null` for never.

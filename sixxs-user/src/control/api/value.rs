@@ -110,6 +110,14 @@ words! {
         Clsact = "clsact",
     }
 
+    /// Where a tunnel is silent.
+    Silence {
+        /// Outer packets leave, and none arrives.
+        NothingArrives = "nothing_arrives",
+        /// Outer packets arrive, and the tunnel's interface delivers none.
+        NotDelivered = "not_delivered",
+    }
+
     /// What carries the packets of a native tunnel.
     Carrier {
         /// The daemon, by a TUN device.

@@ -6,7 +6,7 @@ use super::{
     lines::push_line,
     numbers::{counted, duration, short_time, size},
 };
-use crate::control::api::{Broker, Leaks, Proof, Status, Tunnel, Uplink};
+use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink};
 
 /// Width of the terminal in columns.
 const WIDTH: usize = 80;
@@ -28,6 +28,15 @@ pub fn status(status: &Status) -> String {
                 &mut text,
                 &format!("{}: {}: {reason}", tunnel.health, tunnel.name),
             );
+        }
+    }
+    for tunnel in &status.tunnels {
+        let silent = tunnel
+            .outer
+            .as_ref()
+            .and_then(|outer| outer.sentence.as_ref());
+        if let Some(silent) = silent {
+            push_line(&mut text, &format!("silent: {}: {silent}", tunnel.name));
         }
     }
     for problem in &status.problems {
@@ -95,6 +104,15 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
         push_line(text, &format!("  broker    {endpoint} by {carrier}"));
     }
+    if let (None, Some(outer)) = (&tunnel.endpoint, &tunnel.outer) {
+        let more = outer.endpoints.len().saturating_sub(1);
+        let more = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let first = outer.endpoints.first().map_or("", String::as_str);
+        push_line(text, &format!("  far end   {first}{more}"));
+    }
     if let Some(reason) = &tunnel.reason {
         push_line(text, &format!("  {reason}"));
     }
@@ -130,6 +148,9 @@ fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
             size(tunnel.bytes.out)
         ),
     );
+    if let Some(outer) = &tunnel.outer {
+        push_line(text, &format!("  outer     {}", outer_packets(outer)));
+    }
     let echo = &tunnel.echo;
     let last = match echo.last_reply_out_seconds_ago {
         Some(seconds) => format!(" ({} ago)", duration(seconds)),
@@ -142,9 +163,29 @@ fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
             echo.requests_in, echo.replies_out, echo.requests_out, echo.replies_in
         ),
     );
+    if echo.answered_by_programs > 0 {
+        push_line(
+            text,
+            &format!("  programs  answered {} pings", echo.answered_by_programs),
+        );
+    }
     if let Some(line) = answers(&tunnel.proof) {
         push_line(text, &format!("  answers   {line}"));
     }
+}
+
+/// The outer packets of a tunnel, with the time of the last ones.
+fn outer_packets(outer: &Outer) -> String {
+    let part = |packets: u64, ago: Option<f64>| match ago {
+        Some(seconds) => format!("{packets} packets (last {} ago)", duration(seconds)),
+        None => "nothing".to_owned(),
+    };
+    let Outer { packets, .. } = outer;
+    format!(
+        "in {}, out {}",
+        part(packets.incoming, outer.last_in_seconds_ago),
+        part(packets.out, outer.last_out_seconds_ago)
+    )
 }
 
 /// Leaks, and packets that were dropped or refused.

@@ -117,7 +117,7 @@ impl NativeTunnel {
         };
         self.context
             .status
-            .set_endpoint(carrier.ends().endpoint(path), C::KIND);
+            .set_endpoint(carrier.ends().endpoint(path, C::local_port(&open)), C::KIND);
         let outcome = self.carry_packets(carrier, &mut open, path).await;
         carrier.closed(&self.context);
         match outcome {

@@ -8,6 +8,7 @@ mod report;
 mod scale;
 mod timing;
 mod tunnel;
+mod veth;
 
 use std::path::PathBuf;
 
@@ -23,7 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// Cost of the kernel programs per packet, relative to an empty program.
+    /// Cost of the kernel programs per packet, relative to an empty program, and as packets per second.
     Core {
         /// File for the table.
         #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
@@ -67,7 +68,7 @@ enum Benchmark {
 fn main() -> Result<()> {
     match Cli::parse().benchmark {
         Benchmark::Core { write, rounds } => {
-            let section = packets::measure(rounds)?;
+            let section = packets::measure(rounds)? + &veth::measure(rounds)?;
             println!("{section}");
             report::keep(&write, "core", &section)
         }

@@ -1,12 +1,14 @@
 //! Cost of the programs per packet, by the number of tunnel prefixes.
 
 use std::fmt::Write as _;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use indicatif::ProgressIterator as _;
+use sixxs_common::packet::TCP;
 use sixxs_core::config::OnLeak;
+use sixxs_core::endpoint::Endpoint;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::Prefix;
 use sixxs_tests::kernel::bpf;
@@ -25,6 +27,11 @@ const REDIRECT: i32 = 7;
 const PREFIXES: [u32; 4] = [2, 8, 1_000, 100_000];
 
 const TUNNELS: [&str; 2] = ["sixxs0", "sixxs1"];
+/// The broker of the first tunnel.
+const REMOTE4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The protocol of 6in4.
+const SIT: u8 = 41;
+
 /// 2001:db8::/32, which contains all prefixes.
 const BASE: u128 = 0x2001_0db8 << 96;
 
@@ -111,6 +118,11 @@ fn host(role: Role, count: u32) -> Result<Host> {
         let router = Ipv6Addr::from_bits(BASE | 1);
         host = host.tunnel(tunnel, Some(LOOPBACK), OnLeak::Redirect, router)?;
     }
+    for (endpoint, tunnel) in endpoints().into_iter().zip(TUNNELS) {
+        host.0.endpoints.insert(endpoint, tunnel.parse()?);
+    }
+    let here = host.0.interfaces.get_mut(&name.parse()?);
+    here.context("the interface")?.is_underlay = role == Role::Uplink;
     let names = TUNNELS.map(str::parse);
     let sources = (0..count).map(|number| {
         let name = names[number as usize % TUNNELS.len()].clone()?;
@@ -138,12 +150,7 @@ fn subjects(count: u32) -> Vec<Subject> {
     let counted = Subject::counted;
     let leaking = prefix(count - 1).address();
     let native = Ipv6Addr::from_bits(0x2a02_0908 << 96 | 1);
-    // Outer packets are looked for in all that arrives at an interface that leads to a broker.
-    let arriving = |name, frame| Subject {
-        direction: Direction::OuterIngress,
-        target: Some(1.2),
-        ..Subject::unrelated(name, frame)
-    };
+    let [tcp4, udp6, outer] = arriving(outside, native);
     vec![
         none("source of no tunnel, far away", native),
         // Common in practice: provider and broker have neighbouring networks.
@@ -179,14 +186,39 @@ fn subjects(count: u32) -> Vec<Subject> {
             frame: from(leaking),
             target: Some(4.0),
         },
+        tcp4,
+        udp6,
+        outer,
+    ]
+}
+
+/// Packets that arrive at an uplink, where the programs look for outer packets.
+fn arriving(outside: Ipv6Addr, native: Ipv6Addr) -> [Subject; 3] {
+    let arriving = |name, mut frame: Vec<u8>| {
+        // For this host: the loopback interface has the address zero.
+        frame[..6].fill(0);
+        Subject {
+            direction: Direction::OuterIngress,
+            target: Some(1.2),
+            ..Subject::unrelated(name, frame)
+        }
+    };
+    [
         arriving(
             "TCP over IPv4 that arrives",
-            ethernet(&[], IPV4_TYPE, &tcp4()),
+            ethernet(&[], IPV4_TYPE, &packet4([203, 0, 113, 9], TCP)),
         ),
         arriving(
             "IPv6 that arrives",
             ethernet(&[], IPV6_TYPE, &ipv6(outside, native, UDP, &udp(4000, 64))),
         ),
+        Subject {
+            target: None,
+            ..arriving(
+                "outer packet that arrives, counted",
+                ethernet(&[], IPV4_TYPE, &packet4(REMOTE4.octets(), SIT)),
+            )
+        },
     ]
 }
 
@@ -248,13 +280,25 @@ fn packet6(packet: &[u8]) -> Vec<u8> {
     ethernet(&[], IPV6_TYPE, packet)
 }
 
-/// A TCP packet over IPv4.
-fn tcp4() -> Vec<u8> {
+/// An IPv4 packet of 40 bytes.
+fn packet4(source: [u8; 4], protocol: u8) -> Vec<u8> {
     let mut packet = vec![0; 20 + 20];
     packet[0] = 0x45;
     packet[3] = 40;
-    packet[9] = 6;
+    packet[9] = protocol;
+    packet[12..16].copy_from_slice(&source);
     packet
+}
+
+/// The endpoints of both tunnels, by IPv4 and by IPv6.
+fn endpoints() -> [Endpoint; 2] {
+    let remote6 = Ipv6Addr::from_bits(0x2a01_0111 << 96 | 1);
+    [(IpAddr::V4(REMOTE4), SIT), (IpAddr::V6(remote6), UDP)].map(|(remote, protocol)| Endpoint {
+        remote,
+        protocol: Some(protocol),
+        remote_port: None,
+        local_port: None,
+    })
 }
 
 fn write_up(floor: f64, load_ms: f64, rounds: u32, rows: &str) -> Result<String> {

@@ -163,6 +163,10 @@ impl Carrier for AyiyaCarrier<'_> {
         })
     }
 
+    fn local_port(open: &Open) -> Option<u16> {
+        Some(open.socket.port()).filter(|port| *port != 0)
+    }
+
     async fn poll(
         &mut self,
         context: &Context,

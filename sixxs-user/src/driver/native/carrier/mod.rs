@@ -9,13 +9,15 @@ mod six_in_four;
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
+use sixxs_common::{packet::UDP, six_in_four::PROTOCOL};
 use sixxs_core::{
     broker::link::Interruption,
     config::{Remote, SixInFour},
+    endpoint::Endpoint,
     tunnel::CarrierKind,
 };
 
@@ -68,11 +70,16 @@ impl LinkEnds {
         }
     }
 
-    /// The broker's endpoint, as the status shows it.
-    pub(super) fn endpoint(&self, path: BrokerPath) -> String {
-        match self.port {
-            Some(port) => SocketAddr::new(path.remote, port).to_string(),
-            None => path.remote.to_string(),
+    /// The broker's endpoint. `local_port`: this host's port, where the encapsulation has ports.
+    pub(super) fn endpoint(&self, path: BrokerPath, local_port: Option<u16>) -> Endpoint {
+        Endpoint {
+            remote: path.remote,
+            protocol: Some(match self.port {
+                Some(_) => UDP,
+                None => PROTOCOL,
+            }),
+            remote_port: self.port,
+            local_port,
         }
     }
 }
@@ -124,6 +131,11 @@ pub(super) trait Carrier {
 
     /// Waits for packets, and moves them. May be dropped while it waits.
     async fn carry(&mut self, context: &Context, open: &mut Self::Open) -> io::Result<Carried>;
+
+    /// This host's port, where the encapsulation has ports.
+    fn local_port(_open: &Self::Open) -> Option<u16> {
+        None
+    }
 
     /// Addresses or routes have changed, but the path is still valid.
     fn route_changed(&mut self, _context: &Context, _open: &mut Self::Open) {}

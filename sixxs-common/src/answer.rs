@@ -1,0 +1,117 @@
+//! Echo requests that the programs answer themselves: which they answer, and how many.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::packet::{ICMPV6, IPV6_HEADER_BYTES, Ipv6};
+
+/// The maximum number of answers per second, for each tunnel and processor. The kernel answers further requests as if
+/// the programs did not.
+pub const ANSWERS_PER_SECOND: u64 = 1000;
+
+/// Hop limit of an answer.
+pub const HOP_LIMIT: u8 = 64;
+
+/// The answers of one tunnel on one processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct AnswerBudget {
+    /// Start of the second for which `answers` counts, in nanoseconds of CLOCK_MONOTONIC.
+    pub window_ns: u64,
+    /// Number of answers in this second.
+    pub answers: u64,
+}
+
+impl AnswerBudget {
+    /// Takes one answer from the budget of this second; false if nothing is left.
+    #[inline(always)]
+    pub const fn take(&mut self, now_ns: u64) -> bool {
+        if now_ns.wrapping_sub(self.window_ns) >= 1_000_000_000 {
+            self.window_ns = now_ns;
+            self.answers = 0;
+        }
+        if self.answers >= ANSWERS_PER_SECOND {
+            return false;
+        }
+        self.answers += 1;
+        true
+    }
+}
+
+/// Whether the programs may answer an echo request to a tunnel's own address. They leave to the kernel what needs more
+/// than an exchange of the addresses: extension headers, and so fragments; link layers with tags; sources of link scope
+/// and those that are no unicast addresses; answers that do not fit the tunnel's MTU; packets that are longer or shorter
+/// than their header shows. `bytes` is the length of the frame behind its link layer.
+#[inline(always)]
+#[must_use]
+pub const fn may_answer(ipv6: &Ipv6, link_bytes: u8, bytes: u32, mtu: u32) -> bool {
+    let [high, _] = ipv6.source.words();
+    let is_plain = ipv6.next_header == ICMPV6 && ipv6.offset == link_bytes as u32;
+    let fits = IPV6_HEADER_BYTES + ipv6.payload_bytes as u32 == bytes && bytes <= mtu;
+    // ::/64 has the unspecified, the loopback and the IPv4-mapped addresses (RFC 4291 §2.5).
+    let is_unicast = high != 0 && !ipv6.source.is_multicast() && !ipv6.source.is_link_scope();
+    is_plain && fits && is_unicast
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{address::Address, packet::UDP};
+
+    fn request() -> Ipv6 {
+        Ipv6 {
+            offset: 14,
+            source: address("2001:db8:ffff::9"),
+            destination: address("2001:db8:a::2"),
+            payload_bytes: 1240,
+            next_header: ICMPV6,
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        Address::from_octets(text.parse::<core::net::Ipv6Addr>().unwrap().octets())
+    }
+
+    #[test]
+    fn only_plain_requests_that_fit_are_answered() {
+        assert!(may_answer(&request(), 14, 1280, 1280));
+        assert!(!may_answer(&request(), 14, 1280, 1279), "too long");
+        assert!(!may_answer(&request(), 0, 1280, 1280), "a tag");
+        assert!(!may_answer(&request(), 14, 1279, 1280), "cut off");
+        assert!(!may_answer(&request(), 14, 1281, 1300), "padded");
+        let fragment = Ipv6 {
+            next_header: 44,
+            ..request()
+        };
+        assert!(!may_answer(&fragment, 14, 1280, 1280));
+        let datagram = Ipv6 {
+            next_header: UDP,
+            ..request()
+        };
+        assert!(!may_answer(&datagram, 14, 1280, 1280));
+        for source in [
+            "::",
+            "::1",
+            "::ffff:192.0.2.1",
+            "fe80::1",
+            "ff02::1",
+            "ff0e::1",
+        ] {
+            let request = Ipv6 {
+                source: address(source),
+                ..request()
+            };
+            assert!(!may_answer(&request, 14, 1280, 1280), "{source}");
+        }
+    }
+
+    #[test]
+    fn the_budget_is_for_a_second() {
+        let mut budget = AnswerBudget::default();
+        let second = 1_000_000_000;
+        let taken =
+            |budget: &mut AnswerBudget, now: u64| (0..2000).filter(|_| budget.take(now)).count();
+        assert_eq!(taken(&mut budget, 5 * second), 1000);
+        assert_eq!(taken(&mut budget, 6 * second - 1), 0);
+        assert_eq!(taken(&mut budget, 6 * second), 1000);
+    }
+}
