@@ -93,8 +93,11 @@ impl WireGuard {
             BTreeSet::new()
         });
         let endpoints: Vec<_> = endpoints.into_iter().take(MAX_ENDPOINTS).collect();
-        self.known
-            .insert(index, (Instant::now(), endpoints.clone()));
+        // An interface gets its peers after it is made.
+        if !endpoints.is_empty() {
+            self.known
+                .insert(index, (Instant::now(), endpoints.clone()));
+        }
         endpoints
     }
 
