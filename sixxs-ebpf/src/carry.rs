@@ -73,7 +73,6 @@ pub(crate) fn arrived(frame: &Frame, link_bytes: u32) -> i32 {
     };
     let tables = maps::KernelTables {
         slot: counters,
-        number: slot,
         generation: interface.generation,
     };
     match six_in_four::accept(frame, &outer, slot, &tables) {

@@ -67,7 +67,6 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let ipv6 = packet::ipv6(frame, interface.link_bytes);
     let tables = maps::KernelTables {
         slot,
-        number: interface.slot,
         generation: interface.generation,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
@@ -257,7 +256,6 @@ fn echo_arrived(
 ) -> i32 {
     let tables = maps::KernelTables {
         slot,
-        number: interface.slot,
         generation: interface.generation,
     };
     let Some(to) = tables.source(ipv6.destination) else {

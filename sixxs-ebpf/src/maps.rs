@@ -318,8 +318,6 @@ pub(crate) fn emit(event: &LeakEvent) -> bool {
 pub(crate) struct KernelTables {
     /// The interface's slot.
     pub(crate) slot: Slot,
-    /// The number of that slot.
-    pub(crate) number: u32,
     /// The interface's [`Interface::generation`].
     pub(crate) generation: u64,
 }
@@ -338,25 +336,11 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn comes_here(&self, destination: Address) -> bool {
-        let [high, low] = destination.words();
-        sixxs_comes_here(high, low, self.number, self.generation) != 0
+        let source = self
+            .slot
+            .cached_source(destination, CACHED_PER_HALF, self.generation);
+        source.is_here()
     }
-}
-
-/// Whether packets to an address arrive here: 1 or 0, by the cache in the slot with this number. It is a
-/// global function for the kernel, which verifies it separately, and only once. It is cold, so that it is
-/// placed among the other cold functions: at the beginning of `.text`, it returned 1 for every address in
-/// `sixxs_ingress`.
-#[cold]
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sixxs_comes_here(high: u64, low: u64, number: u32, generation: u64) -> u32 {
-    let Some(slot) = slot(number) else {
-        return 0; // unreachable: the number belongs to an interface
-    };
-    let address = Address::from_words([high, low]);
-    let source = slot.cached_source(address, CACHED_PER_HALF, generation);
-    source.is_here().into()
 }
 
 // Not inlined: they would take space on the stack of the common path.
