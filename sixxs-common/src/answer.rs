@@ -1,7 +1,5 @@
 //! Echo requests that the programs answer themselves: which they answer, and how many.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::packet::{ICMPV6, IPV6_HEADER_BYTES, Ipv6};
 
 /// The maximum number of answers per second, for each tunnel and processor. The kernel answers further requests as if
@@ -10,32 +8,6 @@ pub const ANSWERS_PER_SECOND: u64 = 1000;
 
 /// Hop limit of an answer.
 pub const HOP_LIMIT: u8 = 64;
-
-/// The answers of one tunnel on one processor.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct AnswerBudget {
-    /// Start of the second for which `answers` counts, in nanoseconds of CLOCK_MONOTONIC.
-    pub window_ns: u64,
-    /// Number of answers in this second.
-    pub answers: u64,
-}
-
-impl AnswerBudget {
-    /// Takes one answer from the budget of this second; false if nothing is left.
-    #[inline(always)]
-    pub const fn take(&mut self, now_ns: u64) -> bool {
-        if now_ns.wrapping_sub(self.window_ns) >= 1_000_000_000 {
-            self.window_ns = now_ns;
-            self.answers = 0;
-        }
-        if self.answers >= ANSWERS_PER_SECOND {
-            return false;
-        }
-        self.answers += 1;
-        true
-    }
-}
 
 /// Whether the programs may answer an echo request to a tunnel's own address. They leave to the kernel what needs more
 /// than an exchange of the addresses: extension headers, and so fragments; link layers with tags; sources of link scope
@@ -102,16 +74,5 @@ mod tests {
             };
             assert!(!may_answer(&request, 14, 1280, 1280), "{source}");
         }
-    }
-
-    #[test]
-    fn the_budget_is_for_a_second() {
-        let mut budget = AnswerBudget::default();
-        let second = 1_000_000_000;
-        let taken =
-            |budget: &mut AnswerBudget, now: u64| (0..2000).filter(|_| budget.take(now)).count();
-        assert_eq!(taken(&mut budget, 5 * second), 1000);
-        assert_eq!(taken(&mut budget, 6 * second - 1), 0);
-        assert_eq!(taken(&mut budget, 6 * second), 1000);
     }
 }

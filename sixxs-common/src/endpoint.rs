@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     address::Address,
     packet::{self, Packet, TCP, UDP},
+    six_in_four::HEADER_BYTES,
 };
 
 /// The maximum number of endpoints.
@@ -17,9 +18,6 @@ pub const ENDPOINTS: u32 = 4096;
 const FILTER_BITS: usize = 4096;
 
 const FILTER_WORDS: usize = FILTER_BITS / 64;
-
-/// Length of an IPv4 header without options, in bytes.
-const IPV4_HEADER_BYTES: u32 = 20;
 
 /// The fragment offset, behind three bits of flags (RFC 791 §3.1).
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -241,7 +239,7 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: u32, direction: Direction) -> Op
     let [f0, f1]: [u8; 2] = packet.peek(offset + 6)?;
     let [_, protocol]: [u8; 2] = packet.peek(offset + 8)?;
     let header_bytes = u32::from(version & 0x0f) * 4;
-    if version >> 4 != 4 || header_bytes < IPV4_HEADER_BYTES {
+    if version >> 4 != 4 || header_bytes < HEADER_BYTES {
         return None;
     }
     let is_first = u16::from_be_bytes([f0, f1]) & FRAGMENT_OFFSET == 0;

@@ -7,8 +7,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     address::{Address, Prefix},
+    budget::Budget,
     flow::Flow,
     stat::Counters,
+    treatment::Treatment,
 };
 
 /// Version of all types in this module. It is part of the path at which the maps are pinned.
@@ -383,10 +385,8 @@ pub const AF_INET6: u32 = 10;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct TunnelState {
-    /// Start of the second for which `events` counts, in nanoseconds of CLOCK_MONOTONIC.
-    pub window_ns: u64,
-    /// Number of events that were admitted in this second.
-    pub events: u64,
+    /// Events that were sent to user space, of [`EVENTS_PER_SECOND`].
+    pub events: Budget,
     /// Time of the last leak from this tunnel by a socket that is bound to an uplink, in nanoseconds of
     /// CLOCK_MONOTONIC; 0: never.
     pub bound_ns: u64,
@@ -405,20 +405,6 @@ pub const FLOW_REPORT_NS: u64 = 1_000_000_000;
 pub const STEER_NS: u64 = 300_000_000_000;
 
 impl TunnelState {
-    /// Takes one event from the limit of this second; false if the limit is reached.
-    #[inline(always)]
-    pub fn admit(&mut self, now_ns: u64) -> bool {
-        if now_ns.wrapping_sub(self.window_ns) >= 1_000_000_000 {
-            self.window_ns = now_ns;
-            self.events = 0;
-        }
-        if self.events >= EVENTS_PER_SECOND {
-            return false;
-        }
-        self.events += 1;
-        true
-    }
-
     /// Whether answers may have to be redirected to a socket that is bound to an uplink.
     #[inline(always)]
     #[must_use]
@@ -455,6 +441,39 @@ pub struct FlowRecord {
     pub mark: u32,
     /// Until this time, the flow counts as outer packets of a tunnel, which are not redirected into a tunnel
     /// that they carry. In seconds of CLOCK_MONOTONIC; 0: never.
+    pub recursive_until: u32,
+}
+
+impl FlowRecord {
+    /// Adds a packet of the same flow. What it has in common with earlier packets stays: its sender, its mark and the
+    /// time of the report. `recursive_until` 0 leaves that time as it is.
+    #[inline(always)]
+    pub const fn add(&mut self, packet: &AddedPacket) {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(packet.bytes);
+        self.treatment = packet.treatment.raw();
+        self.ifindex = packet.ifindex;
+        self.bound_ifindex = packet.bound_ifindex;
+        if !matches!(packet.treatment, Treatment::Recursion) {
+            self.recursive_until = 0;
+        } else if packet.recursive_until != 0 {
+            self.recursive_until = packet.recursive_until;
+        }
+    }
+}
+
+/// A packet of a flow that has a record.
+#[derive(Clone, Copy, Debug)]
+pub struct AddedPacket {
+    /// As in [`FlowRecord`], like all others.
+    pub bytes: u64,
+    /// The interface that it was about to leave by.
+    pub ifindex: u32,
+    /// The interface that its socket is bound to.
+    pub bound_ifindex: u32,
+    /// What was done with it.
+    pub treatment: Treatment,
+    /// Until when the flow is treated as outer packets; 0: no change.
     pub recursive_until: u32,
 }
 
@@ -496,16 +515,6 @@ pub struct SlotName {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_flood_is_admitted_up_to_the_limit_each_second() {
-        let mut state = TunnelState::default();
-        let admitted =
-            |state: &mut TunnelState, now| (0..1000).filter(|_| state.admit(now)).count();
-        assert_eq!(admitted(&mut state, 5_000_000_000), 64);
-        assert_eq!(admitted(&mut state, 5_999_999_999), 0);
-        assert_eq!(admitted(&mut state, 6_000_000_000), 64);
-    }
 
     #[test]
     fn roles_are_read_back() {

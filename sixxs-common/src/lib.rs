@@ -12,6 +12,7 @@
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
 //! * [`answer`] – which echo requests the programs answer themselves
+//! * [`budget`] – a limit per second
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
 //! * [`endpoint`] – which tunnel an outer packet belongs to
 //! * [`six_in_four`] – the outer header of tunnels that the programs carry
@@ -21,6 +22,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod budget;
 pub mod decide;
 pub mod echo;
 pub mod endpoint;

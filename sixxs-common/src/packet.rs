@@ -76,6 +76,8 @@ const HOP_BY_HOP: u8 = 0;
 pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
+/// Generic Routing Encapsulation (RFC 2784).
+pub const GRE: u8 = 47;
 const ROUTING: u8 = 43;
 pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;

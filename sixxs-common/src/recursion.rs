@@ -16,13 +16,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     address::Address,
     layout::SLOTS,
-    packet::{self, FRAGMENT, ICMPV6, IPV6_HEADER_BYTES, Ipv6, Packet, TCP, UDP},
+    packet::{self, FRAGMENT, GRE, ICMPV6, IPV6_HEADER_BYTES, Ipv6, Packet, TCP, UDP},
+    six_in_four::PROTOCOL as IPV6,
 };
-
-/// IPv6 in IPv6 (RFC 2473).
-const IPV6: u8 = 41;
-/// Generic Routing Encapsulation (RFC 2784).
-const GRE: u8 = 47;
 
 /// Maximum number of nested packets to inspect: a ring of this many tunnels is detected.
 const DEPTH: u32 = 2;

@@ -10,7 +10,10 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use sixxs_common::{packet::UDP, six_in_four};
+use sixxs_common::{
+    packet::{GRE, UDP},
+    six_in_four,
+};
 
 use crate::endpoint::Endpoint;
 
@@ -19,9 +22,6 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// Fewer packets to the far end in a [`WINDOW`] mean nothing. WireGuard without an answer sends one each 5 s.
 const MIN_SENT: u64 = 5;
-
-/// Generic Routing Encapsulation (RFC 2784).
-const GRE: u8 = 47;
 
 /// Counters of a tunnel at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
-    answer::{HOP_LIMIT, may_answer},
+    answer::{ANSWERS_PER_SECOND, HOP_LIMIT, may_answer},
     layout::Interface,
     packet::{self, ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_HEADER_BYTES, Packet as _},
     stat::Stat,
@@ -60,7 +60,7 @@ extern "C" fn sixxs_answer(skb: *mut __sk_buff) -> i32 {
     let Some(budget) = maps::answer_budget(interface.slot) else {
         return NEXT; // unreachable: the slot is within the map
     };
-    if !budget.take(frame::now_ns()) {
+    if !budget.take(ANSWERS_PER_SECOND, frame::now_ns()) {
         return NEXT;
     }
     match turn_round(frame, interface, &ipv6, link) {

@@ -4,7 +4,7 @@ use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::debug;
 use sixxs_common::{
     flow,
-    layout::{Interface, Tunnel},
+    layout::{AddedPacket, Interface, Tunnel},
     packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
     too_big,
@@ -92,13 +92,18 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
         counters.add(Stat::LeakNoTunnel, 1);
     }
     if let Some(reported) = reported {
-        reported.count(bytes.into(), interface.ifindex, bound_ifindex, treatment);
+        reported.count(&AddedPacket {
+            bytes: bytes.into(),
+            ifindex: interface.ifindex,
+            bound_ifindex,
+            treatment,
+            recursive_until: 0,
+        });
         if bound_here && let Some(state) = maps::state(slot) {
             state.bound_ns = now_ns;
         }
     } else {
-        event.record.treatment = treatment.raw();
-        leak_event::report(event, counters);
+        leak_event::report(event, treatment, counters);
     }
     Some(treatment)
 }

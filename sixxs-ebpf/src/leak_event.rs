@@ -2,7 +2,7 @@
 
 use sixxs_common::{
     flow,
-    layout::{FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent},
+    layout::{AddedPacket, EVENTS_PER_SECOND, FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent},
     packet::{Ipv6, Transport},
     stat::Stat,
     treatment::Treatment,
@@ -30,20 +30,12 @@ impl ReportedFlow {
         (now_ns.wrapping_sub(reported_ns) < FLOW_REPORT_NS).then_some(Self { record })
     }
 
-    /// Adds a packet of `bytes` bytes that was about to leave by the interface `ifindex`.
+    /// Adds a packet.
     #[inline(always)]
-    pub(crate) fn count(&self, bytes: u64, ifindex: u32, bound_ifindex: u32, treatment: Treatment) {
+    pub(crate) fn count(&self, packet: &AddedPacket) {
         // SAFETY: as in `find`. Another processor may write the record at the same time: then it may miss a packet. The
         // tunnel's counters are per CPU and miss none.
-        let record = unsafe { &mut *self.record };
-        record.packets = record.packets.wrapping_add(1);
-        record.bytes = record.bytes.wrapping_add(bytes);
-        record.treatment = treatment.raw();
-        record.ifindex = ifindex;
-        record.bound_ifindex = bound_ifindex;
-        if treatment != Treatment::Recursion {
-            record.recursive_until = 0;
-        }
+        unsafe { &mut *self.record }.add(packet);
     }
 }
 
@@ -90,23 +82,21 @@ pub(crate) fn fill_record(
 /// Adds the packet to the record of its flow, and reports it to user space: a new flow at once, a known flow
 /// once per [`FLOW_REPORT_NS`] at most, and all flows of a tunnel within its budget.
 #[inline(always)]
-pub(crate) fn report(event: &mut LeakEvent, counters: Slot) {
+pub(crate) fn report(event: &mut LeakEvent, treatment: Treatment, counters: Slot) {
+    event.record.treatment = treatment.raw();
     let now = event.record.reported_ns;
     let state = maps::state(event.record.tunnel);
     if let Some(record) = maps::flow(&event.flow) {
         // SAFETY: a map value, checked for null. Another processor may write it at the same time: then the
         // flow's record may miss a packet. The tunnel's counters are per CPU and miss none.
         let record = unsafe { &mut *record };
-        record.packets = record.packets.wrapping_add(1);
-        record.bytes = record.bytes.wrapping_add(event.record.bytes);
-        record.treatment = event.record.treatment;
-        record.ifindex = event.record.ifindex;
-        record.bound_ifindex = event.record.bound_ifindex;
-        if event.record.treatment != Treatment::Recursion.raw() {
-            record.recursive_until = 0;
-        } else if event.record.recursive_until != 0 {
-            record.recursive_until = event.record.recursive_until;
-        }
+        record.add(&AddedPacket {
+            bytes: event.record.bytes,
+            ifindex: event.record.ifindex,
+            bound_ifindex: event.record.bound_ifindex,
+            treatment,
+            recursive_until: event.record.recursive_until,
+        });
         if now.wrapping_sub(record.reported_ns) < FLOW_REPORT_NS {
             return;
         }
@@ -120,7 +110,7 @@ pub(crate) fn report(event: &mut LeakEvent, counters: Slot) {
         if event.record.bound_ifindex == event.record.ifindex {
             state.bound_ns = now;
         }
-        admitted = state.admit(now);
+        admitted = state.events.take(EVENTS_PER_SECOND, now);
     }
     if !(admitted && maps::emit(event)) {
         counters.add(Stat::EventsLost, 1);

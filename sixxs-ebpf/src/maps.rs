@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use sixxs_common::{
     address::Address,
-    answer::AnswerBudget,
+    budget::Budget,
     decide::Tables,
     echo::{self, Pending, Times},
     endpoint::{self, Endpoint, EndpointFilter, OuterCounters},
@@ -85,7 +85,7 @@ static GROWTHS: Array<Growth> = Array::with_max_entries(recursion::GROWTHS, 0);
 
 /// Budgets for answers to echo requests. Not pinned either.
 #[map]
-static ANSWERS: PerCpuArray<AnswerBudget> = PerCpuArray::with_max_entries(layout::SLOTS, 0);
+static ANSWERS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(layout::SLOTS, 0);
 
 /// Buffer for the event under construction, because the stack has only 512 bytes.
 #[map]
@@ -237,7 +237,7 @@ pub(crate) fn outer_counters(slot: u32) -> Option<&'static mut OuterCounters> {
 
 /// This processor's budget for answers of the tunnel in a slot.
 #[inline(always)]
-pub(crate) fn answer_budget(slot: u32) -> Option<&'static mut AnswerBudget> {
+pub(crate) fn answer_budget(slot: u32) -> Option<&'static mut Budget> {
     // SAFETY: as in `outer_counters`.
     ANSWERS
         .get_ptr_mut(slot)

@@ -108,9 +108,8 @@ fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
     };
     let upper = packet::transport(frame, ipv6);
     leak_event::fill(event, frame, interface, ipv6, upper.as_ref(), slot);
-    event.record.treatment = Treatment::Recursion.raw();
     event.record.recursive_until = (until_ns / 1_000_000_000) as u32;
     counters.add(Stat::Recursions, 1);
-    leak_event::report(event, counters);
+    leak_event::report(event, Treatment::Recursion, counters);
     1
 }

@@ -153,7 +153,7 @@ impl Kernel {
             problems: self.unpinned.iter().cloned().collect(),
             reattached: Vec::new(),
         };
-        // Without endpoints, everything but the statistics works.
+        // A failure here is no reason to let packets leak.
         let uncounted = counted.err().map(|error| format!("{error:#}"));
         synced.failures.extend(uncounted);
         self.attach_all(wanted, netlink, &mut synced).await?;

@@ -227,22 +227,17 @@ impl Reconciler {
         let mut round = Round::default();
         let links = &self.routes.observed().links;
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
-        let paths = match kernel_support::can_carry() {
-            true => self.programs.outer_paths(),
-            false => Ok(BTreeMap::new()),
-        };
-        let paths = paths.unwrap_or_else(|error| {
-            round.problems.push(format!("{error:#}"));
-            BTreeMap::new()
-        });
-        let paths = outer_paths::choose(goal.config, paths, &goal.outer);
+        let mut paths = BTreeMap::new();
+        if kernel_support::can_carry() {
+            match self.programs.outer_paths() {
+                Ok(present) => paths = outer_paths::choose(goal.config, present, &goal.outer),
+                Err(error) => round.problems.push(format!("{error:#}")),
+            }
+        }
         let endpoints = endpoints(goal.config, links, &goal.endpoints, &paths);
         self.enforcement = Enforcement::new(goal.config, links, is_started)
-            .with_endpoints(goal.config, &endpoints);
-        if kernel_support::can_carry() {
-            let enforcement = std::mem::take(&mut self.enforcement);
-            self.enforcement = enforcement.with_outer_paths(goal.config, links, &paths);
-        }
+            .with_endpoints(goal.config, &endpoints)
+            .with_outer_paths(goal.config, links, &paths);
         round.problems.extend(self.enforcement.problems.clone());
         let sync = self
             .programs

@@ -5,11 +5,8 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::link::{
     InfoData, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
 };
-use sixxs_common::six_in_four;
+use sixxs_common::{packet::GRE, six_in_four};
 use sixxs_core::endpoint::Endpoint;
-
-/// Generic Routing Encapsulation (RFC 2784).
-const GRE: u8 = 47;
 
 /// The kind of an interface; `None` for hardware.
 pub(super) fn kind(message: &LinkMessage) -> Option<&InfoKind> {
@@ -58,7 +55,8 @@ pub(super) fn endpoint(message: &LinkMessage) -> Option<Endpoint> {
     })
 }
 
-fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+/// The attributes about the kind of an interface.
+pub(super) fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     let attributes = message.attributes.iter();
     let infos = attributes.filter_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => Some(infos),

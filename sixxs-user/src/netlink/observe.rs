@@ -315,14 +315,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
 
 /// The table of a VRF.
 fn vrf_table(message: &LinkMessage) -> Option<TableId> {
-    let infos = message
-        .attributes
-        .iter()
-        .filter_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        });
-    infos.flatten().find_map(|info| match info {
+    far_end::infos(message).find_map(|info| match info {
         LinkInfo::Data(InfoData::Vrf(facts)) => facts.iter().find_map(|fact| match fact {
             InfoVrf::TableId(table) => Some(TableId(*table)),
             _ => None,

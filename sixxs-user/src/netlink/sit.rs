@@ -13,7 +13,7 @@ use rtnetlink::{
 use sixxs_common::six_in_four::TTL;
 use sixxs_core::types::{IfIndex, IfName};
 
-use super::{Netlink, RequestError, owned_links::LinkByName};
+use super::{Netlink, RequestError, far_end, owned_links::LinkByName};
 
 /// The two endpoints of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +109,7 @@ impl Netlink {
 
 fn ends(message: &LinkMessage) -> Option<Ends> {
     let (mut local, mut remote) = (None, None);
-    let infos = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        });
-    for info in infos? {
+    for info in far_end::infos(message) {
         let LinkInfo::Data(InfoData::IpTunnel(tunnel)) = info else {
             continue;
         };

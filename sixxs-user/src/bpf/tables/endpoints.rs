@@ -13,7 +13,7 @@ use sixxs_common::{
 };
 use sixxs_core::enforce::Enforcement;
 
-use super::{Raw, Tables, on_all_cpus, take, tolerate_missing};
+use super::{Raw, Tables, on_all_cpus, reconcile, take};
 
 /// An [`Endpoint`] as a key.
 type Key = [u8; ENDPOINT_BYTES];
@@ -53,27 +53,6 @@ impl Endpoints {
             .context("reset counters")
     }
 
-    /// Removes what `slots` has too much, then adds what it lacks. Returns whether something differed.
-    fn write_slots(&mut self, intended: &BTreeMap<Key, u32>) -> anyhow::Result<bool> {
-        let mut found = BTreeMap::new();
-        for entry in self.slots.iter() {
-            let (key, slot) = entry.context("read the endpoints")?;
-            found.insert(key, slot);
-        }
-        // First, since the map may be full.
-        for key in found.keys().filter(|key| !intended.contains_key(*key)) {
-            tolerate_missing(self.slots.remove(key))?;
-        }
-        for (key, slot) in intended {
-            if found.get(key) != Some(slot) {
-                self.slots
-                    .insert(key, slot, 0)
-                    .context("write an endpoint")?;
-            }
-        }
-        Ok(found != *intended)
-    }
-
     /// Writes the filter if it differs. Returns whether it did.
     fn write_filter(&mut self, intended: &EndpointFilter) -> anyhow::Result<bool> {
         let found = self.filter.get(&0, 0).context("read the endpoint filter")?;
@@ -107,7 +86,7 @@ impl Tables {
         if self.endpoints.intended.as_ref() != Some(&intended) {
             // Packets of brokers pass the filter before they are delivered.
             self.endpoints.write_filter(&intended.filter)?;
-            self.endpoints.write_slots(&intended.slots)?;
+            reconcile(&mut self.endpoints.slots, &intended.slots)?;
             self.endpoints.intended = Some(intended);
         }
         Ok(())
@@ -118,7 +97,7 @@ impl Tables {
         let Some(intended) = self.endpoints.intended.clone() else {
             return Ok(false);
         };
-        self.endpoints.write_slots(&intended.slots)
+        reconcile(&mut self.endpoints.slots, &intended.slots)
     }
 
     /// Restores the filter of endpoints, if other software changed it.

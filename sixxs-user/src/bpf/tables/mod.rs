@@ -350,6 +350,28 @@ where
     Ok(PerCpuValues::try_from(vec![Raw(value); processors])?)
 }
 
+/// Removes what a map has too much, then adds what it lacks: it may be full. Returns whether something differed.
+fn reconcile<K: aya::Pod + Ord>(
+    map: &mut HashMap<MapData, K, u32>,
+    intended: &BTreeMap<K, u32>,
+) -> anyhow::Result<bool> {
+    let mut found = BTreeMap::new();
+    for entry in map.iter() {
+        let (key, value) = entry.context("read the entries of a map")?;
+        found.insert(key, value);
+    }
+    for key in found.keys().filter(|key| !intended.contains_key(*key)) {
+        tolerate_missing(map.remove(key))?;
+    }
+    for (key, value) in intended {
+        if found.get(key) != Some(value) {
+            map.insert(key, value, 0)
+                .context("write an entry of a map")?;
+        }
+    }
+    Ok(found != *intended)
+}
+
 fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),

@@ -14,7 +14,7 @@ use sixxs_core::{
     types::{IfIndex, IfName},
 };
 
-use super::{Raw, Tables, read_name, take, tolerate_missing};
+use super::{Raw, Tables, read_name, reconcile, take};
 
 /// The maps, with copies of the values last written.
 pub(super) struct Outers {
@@ -54,31 +54,11 @@ impl Outers {
         Ok(())
     }
 
-    /// The intended contents of `slots`.
-    fn intended_slots(&self) -> BTreeMap<[u8; 8], u32> {
-        let entries = self.entries.iter();
-        entries.map(|(slot, path)| (path.ends(), *slot)).collect()
-    }
-
-    /// Adds what `slots` lacks, then removes what it has too much. Returns whether something differed.
+    /// Makes `slots` what it should be. Returns whether something differed.
     fn write_slots(&mut self) -> anyhow::Result<bool> {
-        let intended = self.intended_slots();
-        let mut found = BTreeMap::new();
-        for entry in self.slots.iter() {
-            let (ends, slot) = entry.context("read the tunnels of outer addresses")?;
-            found.insert(ends, slot);
-        }
-        for (ends, slot) in &intended {
-            if found.get(ends) != Some(slot) {
-                self.slots
-                    .insert(ends, slot, 0)
-                    .context("write the tunnel of outer addresses")?;
-            }
-        }
-        for ends in found.keys().filter(|ends| !intended.contains_key(*ends)) {
-            tolerate_missing(self.slots.remove(ends))?;
-        }
-        Ok(found != intended)
+        let entries = self.entries.iter();
+        let intended = entries.map(|(slot, path)| (path.ends(), *slot)).collect();
+        reconcile(&mut self.slots, &intended)
     }
 }
 
