@@ -10,7 +10,6 @@ use crate::{
     budget::Budget,
     flow::Flow,
     stat::Counters,
-    treatment::Treatment,
 };
 
 /// Version of all types in this module. It is part of the path at which the maps are pinned.
@@ -441,39 +440,6 @@ pub struct FlowRecord {
     pub mark: u32,
     /// Until this time, the flow counts as outer packets of a tunnel, which are not redirected into a tunnel
     /// that they carry. In seconds of CLOCK_MONOTONIC; 0: never.
-    pub recursive_until: u32,
-}
-
-impl FlowRecord {
-    /// Adds a packet of the same flow. What it has in common with earlier packets stays: its sender, its mark and the
-    /// time of the report. `recursive_until` 0 leaves that time as it is.
-    #[inline(always)]
-    pub const fn add(&mut self, packet: &AddedPacket) {
-        self.packets = self.packets.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(packet.bytes);
-        self.treatment = packet.treatment.raw();
-        self.ifindex = packet.ifindex;
-        self.bound_ifindex = packet.bound_ifindex;
-        if !matches!(packet.treatment, Treatment::Recursion) {
-            self.recursive_until = 0;
-        } else if packet.recursive_until != 0 {
-            self.recursive_until = packet.recursive_until;
-        }
-    }
-}
-
-/// A packet of a flow that has a record.
-#[derive(Clone, Copy, Debug)]
-pub struct AddedPacket {
-    /// As in [`FlowRecord`], like all others.
-    pub bytes: u64,
-    /// The interface that it was about to leave by.
-    pub ifindex: u32,
-    /// The interface that its socket is bound to.
-    pub bound_ifindex: u32,
-    /// What was done with it.
-    pub treatment: Treatment,
-    /// Until when the flow is treated as outer packets; 0: no change.
     pub recursive_until: u32,
 }
 

@@ -9,6 +9,7 @@
 //! * [`decide`] – classifies a packet that is about to leave: a tunnel's own, no tunnel's, a leak
 //! * [`treatment`] – decides what the programs do with a leak
 //! * [`flow`] – the flow that a packet belongs to
+//! * [`flow_record`] – adds packets to the record of a leaking flow
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
 //! * [`answer`] – which echo requests the programs answer themselves
@@ -27,6 +28,7 @@ pub mod decide;
 pub mod echo;
 pub mod endpoint;
 pub mod flow;
+pub mod flow_record;
 pub mod layout;
 pub mod packet;
 pub mod recursion;

@@ -4,7 +4,8 @@ use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::debug;
 use sixxs_common::{
     flow,
-    layout::{AddedPacket, Interface, Tunnel},
+    flow_record::AddedPacket,
+    layout::{Interface, Tunnel},
     packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
     too_big,

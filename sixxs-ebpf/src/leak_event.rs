@@ -2,7 +2,8 @@
 
 use sixxs_common::{
     flow,
-    layout::{AddedPacket, EVENTS_PER_SECOND, FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent},
+    flow_record::AddedPacket,
+    layout::{EVENTS_PER_SECOND, FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent},
     packet::{Ipv6, Transport},
     stat::Stat,
     treatment::Treatment,
