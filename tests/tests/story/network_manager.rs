@@ -64,14 +64,15 @@ fn routes_of_a_managed_tunnel_are_restored() -> Result<()> {
     let daemon = fixture.start()?;
     let routes = fixture.own_routes()?;
     manager.nmcli(&["device", "reapply", name])?;
-    let limit = Duration::from_secs(5);
+    // NetworkManager removes the routes some time after `nmcli` has ended.
+    let limit = Duration::from_secs(10);
+    let restored = format!("restored: ip -6 route add default dev {name}");
+    let alerts = || Ok(fixture.program.run_ok(&["alerts"])?.stdout);
+    wait::until("our route is lost", limit, alerts, |told| {
+        told.contains(&restored)
+    })?;
     let again = || fixture.own_routes();
     wait::until("our route is back", limit, again, |now| *now == routes)?;
-    let told = fixture.program.run_ok(&["alerts"])?.stdout;
-    ensure!(
-        told.contains(&format!("restored: ip -6 route add default dev {name}")),
-        "{told}"
-    );
     fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
