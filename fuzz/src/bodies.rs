@@ -12,7 +12,9 @@ use sixxs_common::{
     decide::Tables,
     endpoint::{self, Direction, EndpointFilter, Version},
     layout::Source,
-    six_in_four::{self, Outer},
+    packet::UDP,
+    screening::{Expectations, Expected, LocalEnd, Screened, Sender, screen},
+    six_in_four::{self, Outer, OuterPath},
 };
 use sixxs_core::{
     aiccu,
@@ -122,6 +124,10 @@ pub fn ayiya(bytes: &[u8]) {
         let received = session.receive(&datagram, now);
         if let Ok(received) = received {
             assert!(key.signed(&datagram) && datagram[8..24] == BROKER.octets());
+            // The longest payload of UDP over IPv4.
+            if datagram.len() <= 65_507 {
+                assert_eq!(screened(&datagram, now.unix_seconds), Screened::Pass);
+            }
             if let Received::Packet(packet) = received {
                 let header = broker::ayiya::header(&datagram).expect("the broker reads it too");
                 assert!(header.is_recent(now.unix_seconds));
@@ -321,6 +327,78 @@ impl Tables for OneTunnel {
     }
 }
 
+/// What the programs expect of packets for tunnels of one host at one address: a 6in4 tunnel in slot 3, and an AYIYA
+/// tunnel in slot 4.
+struct TwoEnds {
+    ayiya: Expected,
+    unix_seconds: u64,
+}
+
+const HERE: [u8; 4] = [192, 0, 2, 10];
+const POP: [u8; 4] = [198, 51, 100, 1];
+const PORT: [u8; 2] = [0x10, 0x92];
+
+impl TwoEnds {
+    fn at(unix_seconds: u64) -> Self {
+        let ayiya = Expected {
+            identity: Address::from_octets(BROKER.octets()),
+            broker: POP,
+            slot: 4,
+            checks_time: 1,
+            ..Expected::default()
+        };
+        Self {
+            ayiya,
+            unix_seconds,
+        }
+    }
+}
+
+impl Expectations for TwoEnds {
+    fn expected(&self, end: &LocalEnd) -> Option<&Expected> {
+        (end.address == HERE).then_some(&self.ayiya)
+    }
+
+    fn sender(&self, addresses: [u8; 8]) -> Sender {
+        if addresses[..4] != POP {
+            Sender::Stranger
+        } else if addresses[4..] == HERE {
+            Sender::Broker(3)
+        } else {
+            Sender::OtherBroker
+        }
+    }
+
+    fn has_port(&self, port: [u8; 2]) -> bool {
+        port == PORT
+    }
+
+    fn comes_here(&self, address: Address) -> bool {
+        address == Address::from_octets(US.octets())
+    }
+
+    fn tai_seconds(&self) -> u64 {
+        self.unix_seconds + 37
+    }
+}
+
+/// What the programs decide about a datagram of the broker.
+fn screened(datagram: &[u8], unix_seconds: u64) -> Screened {
+    let path = OuterPath {
+        local: POP,
+        remote: HERE,
+        ..OuterPath::default()
+    };
+    let bytes = u32::try_from(8 + datagram.len()).expect("a datagram");
+    let mut packet = six_in_four::header(&path, bytes, 0).to_vec();
+    packet[9] = UDP;
+    packet.extend([0x13, 0xd0]);
+    packet.extend(PORT);
+    packet.extend([0; 4]);
+    packet.extend(datagram);
+    screen(&packet[..], 0, &TwoEnds::at(unix_seconds))
+}
+
 /// The endpoint of an outer packet.
 fn has_plausible_endpoint(frame: &[u8], link_bytes: u32, version: Version, direction: Direction) {
     let Some(found) = endpoint::of(frame, link_bytes, version, direction) else {
@@ -354,6 +432,17 @@ pub fn outer(bytes: &[u8]) {
     for version in [Version::V4, Version::V6] {
         for direction in [Direction::In, Direction::Out] {
             has_plausible_endpoint(frame, link_bytes, version, direction);
+        }
+    }
+    match screen(frame, link_bytes, &TwoEnds::at(TIME)) {
+        Screened::Pass => {}
+        // Only packets to this host's outer address are dropped.
+        Screened::Forged { .. } | Screened::Stranger { .. } => {
+            let destination = link_bytes as usize + 16;
+            assert_eq!(frame[destination..destination + 4], HERE);
+        }
+        Screened::SixInFour { slot, inner } => {
+            assert_eq!((slot, inner.offset), (3, link_bytes + 20));
         }
     }
     let Some(found) = six_in_four::outer(frame, link_bytes) else {

@@ -16,7 +16,7 @@ use crate::{
 ///
 /// User space carries the counters over to a new version. For that, two properties must not change: the state
 /// of a slot begins with [`CAPACITY`](crate::stat::CAPACITY) counters, and new counters are appended.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The number of slots. Each tunnel and each uplink has a slot. A name keeps its slot for the lifetime of the
 /// pinned maps; the slot of an unused name is reused only if all slots are taken.
@@ -112,8 +112,10 @@ pub struct Interface {
     pub counts_outer: u8,
     /// 1 if outer packets are counted here and some tunnel has an endpoint with an IPv6 address; else 0.
     pub counts_outer_ipv6: u8,
+    /// 1 if the XDP program may answer echo requests here; else 0.
+    pub answers_by_xdp: u8,
     /// Always 0.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
     /// The local address of the tunnel. A packet that arrives with this source address is dropped.
     /// Unspecified: no packet is dropped for its source.
     pub own: Address,

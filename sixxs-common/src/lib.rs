@@ -16,6 +16,8 @@
 //! * [`budget`] – a limit per second
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
 //! * [`endpoint`] – which tunnel an outer packet belongs to
+//! * [`ayiya`] – the header of AYIYA datagrams
+//! * [`screening`] – which outer packets that arrive are forged
 //! * [`six_in_four`] – the outer header of tunnels that the programs carry
 //! * [`stat`] – all counters, by name
 //! * [`layout`] – keys and values of the maps
@@ -23,6 +25,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod ayiya;
 pub mod budget;
 pub mod decide;
 pub mod echo;
@@ -32,6 +35,7 @@ pub mod flow_record;
 pub mod layout;
 pub mod packet;
 pub mod recursion;
+pub mod screening;
 pub mod six_in_four;
 pub mod stat;
 pub mod too_big;

@@ -24,7 +24,7 @@ pub const TTL: u8 = 64;
 const DONT_FRAGMENT: u8 = 0x40;
 
 /// More Fragments and the fragment offset.
-const FRAGMENT_BITS: u16 = 0x3fff;
+pub(crate) const FRAGMENT_BITS: u16 = 0x3fff;
 
 /// The two bits of Explicit Congestion Notification in a traffic class or a type of service (RFC 3168 §5).
 const ECN: u8 = 0b11;
@@ -82,6 +82,13 @@ pub const fn traffic_class([first, second]: [u8; 2]) -> u8 {
 #[must_use]
 pub const fn with_traffic_class([first, second]: [u8; 2], class: u8) -> [u8; 2] {
     [first & 0xf0 | class >> 4, second & 0x0f | class << 4]
+}
+
+/// Whether both headers have the same ECN.
+#[inline(always)]
+#[must_use]
+pub const fn has_same_ecn(outer_class: u8, inner_class: u8) -> bool {
+    (outer_class ^ inner_class) & ECN == 0
 }
 
 /// The outer header of an inner packet of `inner_bytes` with this traffic class. Its DSCP is 0, and its ECN that of

@@ -74,6 +74,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         uplinks,
         on_leak,
         answer_echo,
+        xdp,
         direct_connected,
         rule_priority,
         connect_limit,
@@ -87,6 +88,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         ("uplinks", *uplinks != old.uplinks),
         ("on_leak", *on_leak != old.on_leak),
         ("answer_echo", *answer_echo != old.answer_echo),
+        ("xdp", *xdp != old.xdp),
         (
             "direct_connected",
             *direct_connected != old.direct_connected,
@@ -159,6 +161,7 @@ mod tests {
             ("uplinks", "uplinks = [\"net0\"]"),
             ("on_leak", "on_leak = \"drop\""),
             ("answer_echo", "answer_echo = \"kernel\""),
+            ("xdp", "xdp = { net0 = \"native\" }"),
             ("direct_connected", "direct_connected = false"),
             ("rule_priority", "rule_priority = 9000"),
             ("rule_mode", "rule_mode = \"subtrees\""),

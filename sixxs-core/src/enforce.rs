@@ -5,6 +5,7 @@
 
 pub mod endpoints;
 pub mod outer_paths;
+pub mod screening;
 pub mod slots;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
     net::Ipv6Addr,
 };
 
+use screening::{Screening, XdpWish};
 use sixxs_common::layout::{
     ANY_UPLINK, ANY_UPLINK_MULTICAST_ONLY, MULTICAST_ONLY, SHORTEST_ROUTED,
 };
@@ -37,6 +39,8 @@ pub struct Enforcement {
     pub outer_paths: BTreeMap<IfName, OuterPath>,
     /// Endpoints of tunnels, whose outer packets are counted at the uplinks.
     pub endpoints: BTreeMap<Endpoint, IfName>,
+    /// What the programs screen where outer packets arrive.
+    pub screening: Screening,
     /// Sources, the longest prefixes first.
     pub sources: Vec<Source>,
     /// Destinations that are reached without the tunnel.
@@ -88,6 +92,8 @@ pub struct Interface {
     /// Whether the programs see the outer packets that arrive there: it leads to the broker of a tunnel that they
     /// carry, or it is an uplink and some tunnel has an endpoint.
     pub is_underlay: bool,
+    /// Whether it is to have the XDP program; `None`: there is nothing to screen.
+    pub xdp: Option<XdpWish>,
 }
 
 /// The destination for leaks of a tunnel.
@@ -217,6 +223,7 @@ impl Enforcement {
             mac,
             own,
             is_underlay: role == Role::Underlay,
+            xdp: None,
         };
         self.interfaces.insert(link.name.clone(), interface);
     }

@@ -30,6 +30,49 @@ pub enum Candidate {
     Fresh,
 }
 
+/// The driver of an interface, as far as it matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkDriver {
+    /// Any other one.
+    #[default]
+    Other,
+    /// A bond of several interfaces, whose packets arrive at these.
+    Bond,
+    /// One end of a pair (`veth`).
+    Veth,
+    /// IPv6 in IPv4 (`sit`).
+    Sit,
+}
+
+/// Where an XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, or in the hardware.
+    Native,
+    /// In the kernel, after it has made an `sk_buff`.
+    Generic,
+}
+
+impl XdpMode {
+    /// Its name for users.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// An XDP program that is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpProgram {
+    /// The program's ID.
+    pub id: u32,
+    /// Where it is attached.
+    pub mode: XdpMode,
+}
+
 /// The reason why an address of an interface is unusable (RFC 4862 §5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
@@ -64,6 +107,14 @@ pub struct Link {
     pub candidate: Candidate,
     /// The far ends of a foreign tunnel, as far as the kernel knows them.
     pub endpoints: Vec<Endpoint>,
+    /// Its driver.
+    pub driver: LinkDriver,
+    /// For a VLAN's interface: the interface whose tagged frames it receives.
+    pub vlan_of: Option<IfIndex>,
+    /// Whether packets that arrive there may be forwarded by IPv4.
+    pub forwards_ipv4: bool,
+    /// Its XDP program, of sixxs or of other software.
+    pub xdp: Option<XdpProgram>,
 }
 
 impl Link {
@@ -82,6 +133,10 @@ impl Link {
             is_exit: false,
             candidate: Candidate::Never,
             endpoints: Vec::new(),
+            driver: LinkDriver::Other,
+            vlan_of: None,
+            forwards_ipv4: false,
+            xdp: None,
         }
     }
 

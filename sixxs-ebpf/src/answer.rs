@@ -52,7 +52,7 @@ extern "C" fn sixxs_answer(skb: *mut __sk_buff) -> i32 {
     // RFC 4443 §4.1: the code of a request is 0.
     let bytes = frame.bytes_behind(interface.link_bytes);
     if !frame.is_for_this_host()
-        || !may_answer(&ipv6, interface.link_bytes, bytes, tunnel.mtu)
+        || !may_answer(&ipv6, link, bytes, tunnel.mtu)
         || frame.peek(message) != Some([ECHO_REQUEST, 0])
     {
         return NEXT;

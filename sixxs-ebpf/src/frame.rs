@@ -11,9 +11,9 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns,
-        bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_sk_fullsock, bpf_skb_adjust_room,
-        bpf_skb_cgroup_id, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_ktime_get_ns, bpf_ktime_get_tai_ns, bpf_l4_csum_replace, bpf_sk_fullsock,
+        bpf_skb_adjust_room, bpf_skb_cgroup_id, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -46,6 +46,14 @@ fn accepted(result: i64) -> Result<(), Refused> {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Seconds of International Atomic Time since 1970. Kernel 6.1.
+#[inline(always)]
+pub(crate) fn tai_seconds() -> u64 {
+    // SAFETY: no arguments.
+    let ns = unsafe { bpf_ktime_get_tai_ns() };
+    ns / 1_000_000_000
 }
 
 /// The exact time of the same clock, to measure microseconds.
@@ -137,7 +145,7 @@ fn within_reach(offset: u32) -> u32 {
 
 /// Reads `N` words from the linear part, where the caller has just found them to lie.
 #[inline(always)]
-fn words<const N: usize>(start: usize) -> [u64; N] {
+pub(crate) fn words<const N: usize>(start: usize) -> [u64; N] {
     let mut words = [0; N];
     let mut at = 0;
     while at < N {

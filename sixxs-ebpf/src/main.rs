@@ -9,7 +9,9 @@
 //! * `sixxs_ingress` is attached to every tunnel. It counts the packets that arrive, and hands
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
-//! All return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
+//! * `sixxs_xdp` is attached to uplinks where that is possible. It drops forged outer packets, and answers pings.
+//!
+//! All but the last return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
 //! other software.
 #![no_std]
@@ -25,7 +27,10 @@ mod maps;
 mod outer;
 mod recursion;
 mod redirect;
+mod screening;
 mod steer;
+mod xdp;
+mod xdp_frame;
 
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -161,12 +166,16 @@ fn sixxs_underlay0(context: TcContext) -> i32 {
     arrives(&Frame::new(context), 0)
 }
 
-/// Counts an outer packet that arrives, and delivers it if the programs carry its tunnel.
+/// Drops a forged outer packet; counts another one, and delivers it if the programs carry its tunnel.
 #[inline(always)]
 fn arrives(frame: &Frame, link_bytes: u32) -> i32 {
     // A tagged frame belongs to a VLAN's interface, where this program receives it without the tag.
     if !frame.is_for_this_host() || frame.has_offloaded_tag() {
         return NEXT;
+    }
+    let screened = screening::arrived(frame, link_bytes);
+    if screened != NEXT {
+        return screened;
     }
     if outer::arrived(frame, link_bytes) && frame.is_ipv4() {
         carry::arrived(frame, link_bytes)

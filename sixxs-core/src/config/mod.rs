@@ -4,7 +4,7 @@
 //! tunnels contradict each other. The modules, in the order in which the text passes through them:
 //!
 //! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
-//! * `tunnel`, `kind`, `account`, `alerting` – check the fields of one section
+//! * `tunnel`, `kind`, `account`, `alerting`, `xdp` – check the fields of one section
 //! * `cross_check` – checks the properties that tunnels must not share
 //! * `model` – the types of the result
 //!
@@ -19,6 +19,7 @@ mod model;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
+mod xdp;
 
 use std::{path::Path, time::Duration};
 
@@ -31,7 +32,7 @@ pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,
-    RuleMode, SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue,
+    RuleMode, SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
@@ -47,6 +48,7 @@ const KEYS: &[&str] = &[
     "uplinks",
     "on_leak",
     "answer_echo",
+    "xdp",
     "direct_connected",
     "rule_priority",
     "rule_mode",
@@ -144,6 +146,7 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
 fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let on_leak = section.parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"");
     let answer_echo = section.parsed("answer_echo", "\"host\" or \"kernel\"");
+    let (xdp, xdp_diagnostics) = xdp::read(&mut section);
     let direct_connected = section.boolean("direct_connected");
     // Minimum: priority 0 belongs to the rule of the local table, and the rules for direct destinations use
     // this priority minus 1. Maximum: 32766 belongs to the rule of the main table, and the kernel does
@@ -156,12 +159,14 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let connect_limit = section.section("connect_limit");
     let alert = section.section("alert");
     let mut diagnostics = section.finish(KEYS);
+    diagnostics.extend(xdp_diagnostics);
     let connect_limit = connect_limit.value().map(limit);
     let alerting = alert.value().map(alerting::read);
     let config = Config {
         uplinks: None,
         on_leak: on_leak.value().unwrap_or_default(),
         answer_echo: answer_echo.value().unwrap_or_default(),
+        xdp,
         direct_connected: direct_connected.value().unwrap_or(true),
         rule_priority: RulePriority(rule_priority.value().unwrap_or(RULE_PRIORITY)),
         connect_limit: diagnostics.absorb(connect_limit.unwrap_or_default()),

@@ -1,6 +1,7 @@
 //! The types of a checked configuration: values that are in range and do not contradict each other.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
@@ -32,6 +33,8 @@ pub struct Config {
     pub on_leak: OnLeak,
     /// What answers echo requests to the tunnels' own addresses.
     pub answer_echo: AnswerEcho,
+    /// Which uplinks get the XDP program.
+    pub xdp: XdpChoices,
     /// Whether local networks are reached without the tunnels (`routing::connected`).
     pub direct_connected: bool,
     /// Priority of the policy rules that select by source. In [`RuleMode::Rules`], the rules for direct
@@ -59,6 +62,7 @@ impl Default for Config {
             uplinks: None,
             on_leak: OnLeak::default(),
             answer_echo: AnswerEcho::default(),
+            xdp: XdpChoices::default(),
             direct_connected: true,
             rule_priority: RulePriority(RULE_PRIORITY),
             connect_limit: Limit::default(),
@@ -137,6 +141,50 @@ impl FromStr for AnswerEcho {
             "kernel" => Ok(Self::Kernel),
             _ => Err(UnknownValue("no such value")),
         }
+    }
+}
+
+/// Where the XDP program is attached, for an uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpChoice {
+    /// In the driver, if that costs the uplink nothing.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel, after it has made an `sk_buff`.
+    Generic,
+    /// Nowhere.
+    Off,
+}
+
+impl FromStr for XdpChoice {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, UnknownValue> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Native),
+            "generic" => Ok(Self::Generic),
+            "off" => Ok(Self::Off),
+            _ => Err(UnknownValue("no such value")),
+        }
+    }
+}
+
+/// The choices for all uplinks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XdpChoices {
+    /// For uplinks without their own choice.
+    pub(super) all: XdpChoice,
+    pub(super) by_uplink: BTreeMap<IfName, XdpChoice>,
+}
+
+impl XdpChoices {
+    /// The choice for an uplink.
+    #[must_use]
+    pub fn of(&self, uplink: &IfName) -> XdpChoice {
+        self.by_uplink.get(uplink).copied().unwrap_or(self.all)
     }
 }
 

@@ -58,6 +58,15 @@ pub(super) enum Field<T> {
     Invalid,
 }
 
+/// One value, or a table with more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum OneOrTable<T, S> {
+    /// A string that parses.
+    One(T),
+    /// A table.
+    Table(S),
+}
+
 /// A field with a list of values.
 pub(super) type List<T> = Field<Vec<Located<T>>>;
 
@@ -205,6 +214,16 @@ impl<'a> Section<'a> {
         self.diagnostics.add(&self.head.location(key), message);
     }
 
+    /// The remaining keys.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    /// All diagnostics of a section whose keys are names that the user chose.
+    pub(super) fn diagnostics(self) -> Diagnostics {
+        self.diagnostics
+    }
+
     /// Reports the remaining keys as unknown. Returns all diagnostics of the section.
     pub(super) fn finish(mut self, known: &[&str]) -> Diagnostics {
         for (key, (line, _)) in self.entries {
@@ -338,6 +357,29 @@ impl<'a> Section<'a> {
         match table {
             Field::Set(Located { value, location }) => Field::Set(Located {
                 value: self.inner(value, &location),
+                location,
+            }),
+            Field::Absent(location) => Field::Absent(location),
+            Field::Invalid => Field::Invalid,
+        }
+    }
+
+    /// A string that parses as `T`, or a table (`[key]`).
+    pub(super) fn parsed_or_section<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        key: &str,
+        expected: &str,
+    ) -> Field<OneOrTable<T, Self>> {
+        let read = self.field(key, |value| match value {
+            DeValue::Table(table) => Ok(OneOrTable::Table(table)),
+            other => parse(&other, &format!("{expected}, or a table")).map(OneOrTable::One),
+        });
+        match read {
+            Field::Set(Located { value, location }) => Field::Set(Located {
+                value: match value {
+                    OneOrTable::One(one) => OneOrTable::One(one),
+                    OneOrTable::Table(table) => OneOrTable::Table(self.inner(table, &location)),
+                },
                 location,
             }),
             Field::Absent(location) => Field::Absent(location),

@@ -32,6 +32,8 @@ pub struct Host {
     pub tun: Option<bool>,
     /// 6in4 tunnels that the daemon carries, although the configuration does not demand it.
     pub carried_by_daemon: Vec<String>,
+    /// Uplinks without the XDP program, and the reasons. Those where the configuration turns it off are left out.
+    pub without_xdp: Vec<(String, String)>,
 }
 
 /// The directory for pinned programs and maps.
@@ -159,6 +161,20 @@ fn carriers(host: &Host) -> Vec<Finding> {
             fix,
         ));
     }
+    findings.extend(host.without_xdp.iter().map(|(uplink, reason)| {
+        Finding::not(
+            "xdp",
+            Verdict::Note,
+            format!(
+                "no XDP program at {uplink}: {reason}; the programs at TC drop forged packets instead, which costs more \
+                 processor time in a flood"
+            ),
+            format!(
+                "only if floods matter: remove the cause, or `xdp = {{ {uplink} = \"native\" }}` in spite of it; \
+                 `\"off\"` if this is intended"
+            ),
+        )
+    }));
     findings
 }
 

@@ -59,6 +59,7 @@ fn good() -> Facts {
             },
             tun: Some(true),
             carried_by_daemon: Vec::new(),
+            without_xdp: Vec::new(),
         },
         routing: routing::RoutingFacts {
             uplink: Some(true),
@@ -94,7 +95,7 @@ fn a_host_without_problems_has_no_findings() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 62] = [
+    let traps: [(&str, Verdict, Trap); 63] = [
         ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
         ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
         ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
@@ -119,6 +120,7 @@ fn each_trap_is_found_and_has_a_fix() {
             f.host.carried_by_daemon = vec!["sixxs0".to_owned()];
             f.host.release = "6.1.0".to_owned();
         }),
+        ("xdp", Note, |f| f.host.without_xdp = vec![("net0".to_owned(), "it would turn off rx-lro".to_owned())]),
         ("disable_ipv6", Bad, |f| f.settings.disabled = vec!["all".into()]),
         ("forwarding", Bad, |f| { f.settings.forwarding = Some(false); f.settings.behind = vec![("lan1".into(), "sixxs1".into())]; }),
         ("accept_ra", Bad, |f| f.settings.uplinks = vec![Uplink { name: "net0".into(), accept_ra: Some(1), forwarding: true, has_lasting_default: false }]),

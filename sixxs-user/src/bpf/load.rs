@@ -11,13 +11,14 @@ use aya::{
 use tracing::warn;
 
 use super::{
-    EGRESS, HookChoice, Kernel, OBJECT, Rings,
+    EGRESS, HookChoice, Kernel, OBJECT, Rings, XDP,
     hook::Attachments,
     lost_pins, object,
     pins::Pins,
     program,
     tables::{self, Tables},
     unscoped::FormerPins,
+    xdp::XdpLinks,
 };
 
 /// Number of attempts to load while other software removes the directories of the pins.
@@ -100,7 +101,7 @@ impl Kernel {
             .override_global(aya_log::LEVEL, &level, true)
             .load(object)
             .context("load the eBPF object")?;
-        load_programs(&mut ebpf)?;
+        let xdp_unloaded = load_programs(&mut ebpf)?;
         let pinned = if pins.is_enabled() {
             pins.pinned_maps()?
         } else {
@@ -123,6 +124,8 @@ impl Kernel {
             ebpf,
             tables,
             attachments: Attachments::new(pins.clone(), hook),
+            xdp: XdpLinks::new(pins.clone()),
+            xdp_unloaded,
             pins: pins.clone(),
             pinned,
             former,
@@ -134,24 +137,35 @@ impl Kernel {
     }
 }
 
-/// Loads all programs in parallel: the kernel's verifier takes most of the start-up time.
-fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+/// Loads all programs in parallel: the kernel's verifier takes most of the start-up time. Returns why the XDP program
+/// is not loaded; the others can do without it.
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
     thread::scope(|scope| {
         let mut programs = ebpf.programs_mut();
         let first = programs.next();
         let others: Vec<_> = programs
             .map(|(name, program)| (name, scope.spawn(|| load_program(program))))
             .collect();
+        let mut outcomes = Vec::new();
         if let Some((name, program)) = first {
-            load_program(program).with_context(|| format!("load the program {name}"))?;
+            outcomes.push((name, load_program(program)));
         }
         for (name, thread) in others {
-            thread
+            let outcome = thread
                 .join()
-                .map_err(|_panic| anyhow!("loading the program {name} panicked"))?
-                .with_context(|| format!("load the program {name}"))?;
+                .map_err(|_panic| anyhow!("loading the program {name} panicked"))?;
+            outcomes.push((name, outcome));
         }
-        Ok(())
+        let mut unloaded = None;
+        for (name, outcome) in outcomes {
+            match outcome {
+                Err(error) if name == XDP => {
+                    unloaded = Some(format!("the kernel does not load it: {error:#}"));
+                }
+                outcome => outcome.with_context(|| format!("load the program {name}"))?,
+            }
+        }
+        Ok(unloaded)
     })
 }
 
@@ -165,6 +179,11 @@ fn loader() -> EbpfLoader<'static> {
 }
 
 fn load_program(program: &mut Program) -> anyhow::Result<()> {
-    let program: &mut SchedClassifier = program.try_into()?;
-    Ok(program.load()?)
+    match program {
+        Program::Xdp(program) => Ok(program.load()?),
+        other => {
+            let program: &mut SchedClassifier = other.try_into()?;
+            Ok(program.load()?)
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod inspect;
 mod load;
 mod lost_pins;
 mod object;
+mod objects;
 mod pins;
 mod pod;
 mod remove;
@@ -23,6 +24,7 @@ mod tables;
 mod tcx;
 pub mod test_run;
 mod unscoped;
+mod xdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,13 +33,22 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{Ebpf, maps::MapData, programs::SchedClassifier};
+use aya::{
+    Ebpf,
+    maps::MapData,
+    programs::{Program, SchedClassifier, Xdp},
+};
 use sixxs_common::{
-    echo::Times, endpoint::OuterCounters, flow::Flow, layout::FlowRecord, stat::Counters,
+    echo::Times, endpoint::OuterCounters, flow::Flow, layout::FlowRecord,
+    screening::ForgedCounters, stat::Counters,
 };
 use sixxs_core::{
-    enforce::{Enforcement, Interface, Role},
-    link::Links,
+    config::XdpChoice,
+    enforce::{
+        Enforcement, Interface, Role,
+        screening::{NoXdp, XdpWish},
+    },
+    link::{Links, XdpMode},
     tunnel::OuterPath,
     types::{IfIndex, IfName},
 };
@@ -57,6 +68,7 @@ use hook::{AttachState, Attachments};
 use pins::Pins;
 use tables::Tables;
 use unscoped::FormerPins;
+use xdp::XdpLinks;
 
 /// The eBPF object that `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
@@ -67,6 +79,9 @@ const INGRESS: &str = "sixxs_ingress";
 const UNDERLAY: &str = "sixxs_underlay";
 /// The same for interfaces without a link layer.
 const UNDERLAY_IP: &str = "sixxs_underlay0";
+
+/// The XDP program.
+const XDP: &str = "sixxs_xdp";
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +95,9 @@ pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
     attachments: Attachments,
+    xdp: XdpLinks,
+    /// Why the kernel does not load the XDP program, as a message.
+    xdp_unloaded: Option<String>,
     pins: Pins,
     /// Every pinned map, to pin it again if its pin disappears.
     pinned: Vec<(PathBuf, MapData)>,
@@ -99,8 +117,8 @@ pub struct Synced {
     pub failures: Vec<String>,
     /// Problems that last for the whole run, as messages.
     pub problems: Vec<String>,
-    /// Programs that were attached again after other software detached them.
-    pub reattached: Vec<(IfName, Direction)>,
+    /// Programs that were attached again after other software detached them: the interface, and the hook's name.
+    pub reattached: Vec<(IfName, &'static str)>,
 }
 
 /// Whether the kernel supports programs for traffic control; `None` if this process cannot determine it.
@@ -143,20 +161,30 @@ impl Kernel {
         links: &Links,
         netlink: &Netlink,
     ) -> anyhow::Result<Synced> {
-        self.tables.write(wanted, names)?;
+        let answering = self.xdp.answering(links);
+        self.tables.write(wanted, names, &answering)?;
         // Pin links first: they keep programs and maps alive if the daemon dies. `ensure` below reports
         // failed pins, with the interface.
         self.attachments.pin_all_again();
+        self.xdp.pin_all_again();
         let counted = self.tables.write_endpoints(wanted);
+        let screened = self.tables.write_screening(wanted);
         let mut synced = Synced {
             failures: self.pin_again(),
             problems: self.unpinned.iter().cloned().collect(),
             reattached: Vec::new(),
         };
         // A failure here is no reason to let packets leak.
-        let uncounted = counted.err().map(|error| format!("{error:#}"));
-        synced.failures.extend(uncounted);
+        let unwritten = [counted, screened].into_iter().filter_map(Result::err);
+        synced
+            .failures
+            .extend(unwritten.map(|error| format!("{error:#}")));
         self.attach_all(wanted, netlink, &mut synced).await?;
+        let without_xdp = self.attach_xdp(wanted, links, &mut synced.reattached);
+        if self.xdp.answering(links) != answering {
+            self.tables
+                .write_interfaces(wanted, &self.xdp.answering(links))?;
+        }
         let keep = |point: AttachPoint| {
             wanted.interfaces.values().any(|interface: &Interface| {
                 interface.index == point.index && directions(interface).contains(&point.direction)
@@ -177,6 +205,8 @@ impl Kernel {
             let failure = format!("take over the counters: {error:#}");
             synced.failures.push(failure);
         }
+        // The programs at TC do the same, so nothing waits for it.
+        synced.failures.extend(without_xdp);
         Ok(synced)
     }
 
@@ -205,7 +235,9 @@ impl Kernel {
                     )
                     .await;
                 match attached {
-                    Ok(AttachState::Detached) => synced.reattached.push((name.clone(), *direction)),
+                    Ok(AttachState::Detached) => {
+                        synced.reattached.push((name.clone(), direction.name()));
+                    }
                     Ok(AttachState::InPlace | AttachState::Missing) => {}
                     Err(error) => {
                         let direction = direction.name();
@@ -220,10 +252,55 @@ impl Kernel {
         Ok(())
     }
 
+    /// Attaches the XDP program where it is wanted, and detaches it elsewhere. Returns failures, as messages: with "auto",
+    /// it is no failure that it is not attached.
+    fn attach_xdp(
+        &mut self,
+        wanted: &Enforcement,
+        links: &Links,
+        reattached: &mut Vec<(IfName, &'static str)>,
+    ) -> Vec<String> {
+        let wishes = wanted.interfaces.iter().filter_map(|(name, interface)| {
+            Some((name, interface.xdp?, links.by_index(interface.index)?))
+        });
+        let wishes: Vec<_> = wishes.collect();
+        let keep = |index| wishes.iter().any(|(_, _, link)| link.index == index);
+        self.xdp.retain(&keep);
+        let mut failures = Vec::new();
+        for (name, wish, link) in wishes {
+            let XdpWish::Attach(choice) = wish else {
+                self.xdp.forget_refusal(link.index);
+                continue;
+            };
+            let attached = match &self.xdp_unloaded {
+                None => self.xdp.ensure(&mut self.ebpf, link, links, choice),
+                Some(reason) => self.xdp.refuse(link, choice, reason),
+            };
+            match attached {
+                Ok(AttachState::Detached) => reattached.push((name.clone(), "XDP")),
+                Err(reason) if choice != XdpChoice::Auto && reason != NoXdp::Off => {
+                    failures.push(format!("attach the XDP program to {name}: {reason}"));
+                }
+                Ok(AttachState::InPlace | AttachState::Missing) | Err(_) => {}
+            }
+        }
+        failures
+    }
+
+    /// Where the XDP program is attached to an interface, or why it is not. `None`: it is not wanted there.
+    #[must_use]
+    pub fn xdp(&self, interface: &Interface) -> Option<Result<XdpMode, String>> {
+        let XdpWish::Attach(_) = interface.xdp? else {
+            return None;
+        };
+        let state = self.xdp.state(interface.index)?;
+        Some(state.map_err(ToString::to_string))
+    }
+
     /// Whether a program was detached from an interface. The kernel sends no event when a TCX link is detached.
     #[must_use]
     pub fn has_lost_a_program(&self) -> bool {
-        self.attachments.has_lost()
+        self.attachments.has_lost() || self.xdp.has_lost()
     }
 
     /// Takes over the counters of programs with other layouts, which are all replaced now.
@@ -320,6 +397,11 @@ impl Kernel {
         self.tables.outer_counters(slot)
     }
 
+    /// The forged packets for a tunnel, summed over all CPUs.
+    pub fn forged(&self, slot: u32) -> anyhow::Result<ForgedCounters> {
+        self.tables.forged(slot)
+    }
+
     /// Reply times of a tunnel, summed over all CPUs.
     pub fn times(&self, slot: u32) -> anyhow::Result<Times> {
         self.tables.times(slot)
@@ -341,6 +423,12 @@ impl Kernel {
         self.tables.flow(flow)
     }
 
+    /// The descriptor of the XDP program, for test runs.
+    pub fn xdp_program(&mut self) -> anyhow::Result<OwnedFd> {
+        let program: &mut Xdp = find(&mut self.ebpf, XDP)?.try_into()?;
+        Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+    }
+
     /// Descriptors of the programs, for test runs: egress, ingress of tunnels, ingress of uplinks and underlays.
     pub fn programs(&mut self) -> anyhow::Result<[OwnedFd; 3]> {
         let mut descriptor = |name| -> anyhow::Result<OwnedFd> {
@@ -357,8 +445,10 @@ impl Kernel {
     /// Writes only the maps, without attaching, for test runs and benchmarks.
     pub fn write_maps(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let names = wanted.tunnels.keys().cloned().collect();
-        self.tables.write(wanted, &names)?;
+        let all = wanted.interfaces.values().map(|interface| interface.index);
+        self.tables.write(wanted, &names, &all.collect())?;
         self.tables.write_endpoints(wanted)?;
+        self.tables.write_screening(wanted)?;
         self.tables.forget(wanted)
     }
 }
@@ -385,11 +475,13 @@ const fn program_at(interface: &Interface, direction: Direction) -> &'static str
     }
 }
 
+fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
+    let program = ebpf.program_mut(name);
+    program.ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
+}
+
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
-    Ok(program.try_into()?)
+    Ok(find(ebpf, name)?.try_into()?)
 }
 
 fn program_id(program: &SchedClassifier) -> anyhow::Result<u32> {

@@ -2,9 +2,9 @@
 //!
 //! Interface indexes are local to a network namespace. So each namespace has its own directory below the pin
 //! directory, named by its cookie; pins of other namespaces are never changed. The directory contains
-//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION` and `v1/clsact/IFINDEX`. The last is an empty directory that
-//! marks a clsact qdisc of sixxs; it is removed together with the pins. Foreign objects in the places of the
-//! maps are moved to `v1/strange/NAME`.
+//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, `v1/links/IFINDEX-xdp` and `v1/clsact/IFINDEX`. The last is an
+//! empty directory that marks a clsact qdisc of sixxs; it is removed together with the pins. Foreign objects in
+//! the places of the maps are moved to `v1/strange/NAME`.
 //!
 //! Earlier versions pinned without a namespace's directory: see [`super::unscoped`].
 
@@ -26,7 +26,7 @@ use sixxs_core::types::IfIndex;
 use tracing::warn;
 
 use super::{
-    AttachPoint,
+    AttachPoint, objects,
     shape::{self, Shape},
     tcx,
 };
@@ -37,6 +37,9 @@ const STANDARD: &str = "/sys/fs/bpf";
 
 /// Prefix of a network namespace's directory; the cookie follows.
 const NAMESPACE: &str = "net-";
+
+/// Behind the interface's index in the name of an XDP link.
+const XDP_SUFFIX: &str = "-xdp";
 
 /// The pin directory, on a bpffs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +179,7 @@ impl Pins {
     }
 
     /// The pinned TCX links, with the names of their pins.
-    pub(super) fn read_links(&self) -> anyhow::Result<Vec<(String, tcx::Link)>> {
+    pub(super) fn read_links(&self) -> anyhow::Result<Vec<(String, objects::Link)>> {
         let mut links = Vec::new();
         for name in names(&self.links())? {
             let link = tcx::pinned(&self.links().join(&name))?;
@@ -284,6 +287,24 @@ impl Pins {
                 Some(AttachPoint { index, direction })
             })
             .collect())
+    }
+
+    /// The path of the pin of an interface's XDP link.
+    pub(super) fn xdp_link(&self, index: IfIndex) -> PathBuf {
+        self.links().join(format!("{index}{XDP_SUFFIX}"))
+    }
+
+    /// The interfaces with a pinned XDP link.
+    pub(super) fn pinned_xdp_links(&self) -> anyhow::Result<Vec<IfIndex>> {
+        if !self.is_enabled {
+            return Ok(Vec::new());
+        }
+        let names = names(&self.links())?;
+        let indexes = names.iter().filter_map(|name| {
+            let index = name.strip_suffix(XDP_SUFFIX)?;
+            index.parse().ok().map(IfIndex)
+        });
+        Ok(indexes.collect())
     }
 
     /// Marks the clsact qdisc of an interface as one of sixxs.

@@ -2,7 +2,7 @@
 
 use std::{fmt, os::fd::AsRawFd as _, path::Path};
 
-use super::{syscall::call, tcx};
+use super::{objects, syscall::call};
 
 /// A value of the kernel's `enum bpf_cmd`.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -53,8 +53,8 @@ pub(super) fn pinned(path: &Path) -> Option<Pinned> {
         length: u32,
         information: u64,
     }
-    let object = tcx::open(path).ok()?;
-    if tcx::kind(&object) != Some(tcx::Kind::Map) {
+    let object = objects::open(path).ok()?;
+    if objects::kind(&object) != Some(objects::Kind::Map) {
         return None;
     }
     let mut information = Information::default();

@@ -2,12 +2,8 @@
 //! plain system calls: aya's query also opens each program, which needs `CAP_SYS_ADMIN`, and returns no links.
 
 use std::{
-    ffi::CString,
     io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -16,14 +12,13 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use sixxs_core::types::{IfIndex, IfName};
 
 use super::{
+    objects::{self, Link},
     program_id,
     syscall::{call, make},
 };
 use crate::netlink::tc::Direction;
 
 /// Values of the kernel's `enum bpf_cmd`.
-const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_DETACH: libc::c_long = 34;
@@ -88,54 +83,10 @@ pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<A
         .collect())
 }
 
-/// A TCX link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link {
-    /// Its ID.
-    pub(super) id: u32,
-    /// The ID of its program.
-    pub(super) program: u32,
-    /// The index of its interface, in any network namespace; 0 if it is detached.
-    pub(super) interface: u32,
-}
-
 /// The TCX link that is pinned at a path; `None` if the object is something else.
 pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Information {
-        kind: u32,
-        id: u32,
-        program: u32,
-        padding: u32,
-        interface: u32,
-        attach_type: u32,
-    }
-    #[repr(C)]
-    struct InfoByFd {
-        descriptor: u32,
-        length: u32,
-        information: u64,
-    }
-    let what = || format!("read {}", path.display());
-    let object = open(path).with_context(what)?;
-    if kind(&object) != Some(Kind::Link) {
-        return Ok(None);
-    }
-    let mut information = Information::default();
-    let mut request = InfoByFd {
-        descriptor: u32::try_from(object.as_raw_fd())?,
-        length: u32::try_from(size_of::<Information>())?,
-        information: (&raw mut information) as u64,
-    };
-    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
-    // kernel may write, and all of them are plain numbers.
-    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }.with_context(what)?;
-    Ok((information.kind == LINK_TYPE_TCX).then_some(Link {
-        id: information.id,
-        program: information.program,
-        interface: information.interface,
-    }))
+    let link = objects::pinned_link(path)?;
+    Ok(link.filter(|link| link.kind == LINK_TYPE_TCX))
 }
 
 /// Detaches the program of a link, even if other processes hold the link. Needs `CAP_SYS_ADMIN`.
@@ -210,45 +161,6 @@ pub(super) fn is_attached_here(path: &Path, index: IfIndex, direction: Direction
     };
     let attached = attached(index, direction);
     attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.id))
-}
-
-/// Opens the object that is pinned at a path.
-pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Get {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = Get {
-        path: name.as_ptr() as u64,
-        descriptor: 0,
-        flags: 0,
-    };
-    // SAFETY: the structure has the kernel's layout for this command; the path ends with a zero and outlives
-    // the call.
-    let descriptor = unsafe { make(BPF_OBJ_GET, &mut get) }?;
-    // SAFETY: the kernel just made this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-/// The type of the object behind a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Map,
-    Link,
-}
-
-/// The type of the object behind a descriptor, from the kernel's name of its file; `None` for other types.
-pub(super) fn kind(object: &OwnedFd) -> Option<Kind> {
-    let target = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd())).ok()?;
-    match target.to_str()?.strip_prefix("anon_inode:")? {
-        "bpf-map" => Some(Kind::Map),
-        // The name at the descriptor that created it, and at one that was opened later.
-        "bpf_link" | "bpf-link" => Some(Kind::Link),
-        _ => None,
-    }
 }
 
 /// The attach type of a direction.

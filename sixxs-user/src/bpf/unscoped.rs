@@ -9,7 +9,7 @@ use aya::{
 };
 use sixxs_core::types::IfIndex;
 
-use super::{clsact::our_filter, pins::Pins, tcx};
+use super::{clsact::our_filter, objects, pins::Pins, tcx};
 use crate::netlink::{Netlink, indexes, tc::Direction};
 
 /// Pins that were taken over.
@@ -53,7 +53,7 @@ pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<
 /// `None`: they belong to another namespace only. Else whether another namespace uses them too.
 fn take(pins: &Pins, other: &Pins, local: &LocalAttachments) -> anyhow::Result<Option<bool>> {
     let links = other.read_links()?;
-    let is_here = |link: &tcx::Link| local.links.contains(&link.id);
+    let is_here = |link: &objects::Link| local.links.contains(&link.id);
     let has_links_here = links.iter().any(|(_, link)| is_here(link));
     let elsewhere: BTreeSet<_> = links
         .iter()

@@ -329,6 +329,7 @@ impl Daemon {
             plan: enforcer.reconciler.plan(),
             shadows: enforcer.reconciler.shadows(),
             hooks: enforcer.reconciler.hooks(),
+            xdp: enforcer.reconciler.xdp(),
             started: enforcer.tunnels.started(),
             tunnels: names.into_iter().map(tunnel).collect(),
             echo_times: BTreeMap::new(),

@@ -329,5 +329,6 @@ fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
         started,
         outer: tunnels.outer_reports(),
         endpoints: tunnels.endpoints(),
+        outer_ends: tunnels.outer_ends(),
     }
 }

@@ -66,6 +66,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         plan,
         shadows: &[],
         hooks: BTreeMap::new(),
+        xdp: BTreeMap::new(),
         tunnels: tunnels.collect(),
         started: names,
         readings: Readings::default(),

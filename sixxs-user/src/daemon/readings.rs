@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use sixxs_common::{
     echo::Times,
     endpoint::OuterCounters,
+    screening::{ForgedCounters, Forgery},
     stat::{CAPACITY, Counters, Stat},
 };
 use sixxs_core::{
@@ -36,6 +37,7 @@ struct Reading {
     slot: u32,
     counters: Counters,
     outer: OuterCounters,
+    forged: ForgedCounters,
     /// Requests so recent that no reply is missing yet.
     pending: u64,
 }
@@ -54,6 +56,7 @@ impl Readings {
                     slot,
                     counters: programs.counters(slot)?,
                     outer: programs.outer_counters(slot)?,
+                    forged: programs.forged(slot)?,
                     pending: 0,
                 };
                 interfaces.insert(name.clone(), reading);
@@ -132,6 +135,15 @@ impl Readings {
     pub(super) fn outer(&self, name: &IfName) -> OuterCounters {
         let reading = self.interfaces.get(name);
         reading.map_or_else(OuterCounters::default, |reading| reading.outer)
+    }
+
+    /// The forged packets for a tunnel, by reason.
+    pub(super) fn forged(&self, name: &IfName) -> impl Iterator<Item = (Forgery, u64)> {
+        let forged = self.interfaces.get(name).map(|reading| reading.forged);
+        let forged = forged.unwrap_or_default();
+        Forgery::ALL
+            .into_iter()
+            .map(move |reason| (reason, forged[reason.index()]))
     }
 
     /// Requests of a tunnel that are so recent that no reply is missing yet.
@@ -218,6 +230,7 @@ impl Readings {
                 slot,
                 counters,
                 outer: OuterCounters::default(),
+                forged: ForgedCounters::default(),
                 pending: 0,
             };
             (name.parse().unwrap(), reading)

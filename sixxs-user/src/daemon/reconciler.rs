@@ -5,17 +5,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
+use sixxs_common::{screening::LEAP_SECONDS, six_in_four::PROTOCOL};
 use sixxs_core::{
     config::{Config, Tunnel},
     doctor::routing::Shadow,
     endpoint::Endpoint,
-    enforce::{Enforcement, endpoints::endpoints, outer_paths},
+    enforce::{
+        Enforcement,
+        endpoints::endpoints,
+        outer_paths,
+        screening::{self, Screening},
+    },
     explain::rules::PolicyRule,
     failure_tracker::FailureTracker,
-    link::Links,
+    link::{Links, XdpMode},
     routing::{Desired, Observed, Owners, Plan},
     tunnel::OuterReport,
     types::IfName,
@@ -28,9 +35,10 @@ use super::{
 };
 use crate::{
     bpf::{Hook, Kernel, Synced},
-    host::clock::after,
+    host::clock::{after, tai_offset},
     host::kernel_support,
     host::paths::Paths,
+    host::raw_sockets,
     host::table_names_file,
     netlink::{Netlink, Removed, Scope},
     rule_shadowing,
@@ -52,6 +60,8 @@ pub(super) struct Goal<'a> {
     pub(super) outer: BTreeMap<IfName, OuterReport>,
     /// The brokers of native tunnels, as their drivers report.
     pub(super) endpoints: BTreeMap<IfName, Endpoint>,
+    /// The same with this host's outer addresses.
+    pub(super) outer_ends: BTreeMap<IfName, (Endpoint, IpAddr)>,
 }
 
 impl Goal<'_> {
@@ -101,11 +111,13 @@ pub(super) struct Reconciler {
     failures: FailureTracker,
     /// Whether this run has written the names of the routing tables.
     has_written_names: bool,
+    /// Whether the daemon's clock is the machine's.
+    is_clock_real: bool,
 }
 
 impl Reconciler {
-    /// Nothing is scanned yet.
-    pub(super) fn new(netlink: Netlink, programs: Kernel) -> Self {
+    /// Nothing is scanned yet. `is_clock_real`: the daemon's clock is the machine's.
+    pub(super) fn new(netlink: Netlink, programs: Kernel, is_clock_real: bool) -> Self {
         Self {
             netlink,
             programs,
@@ -115,6 +127,7 @@ impl Reconciler {
             unrestored: Vec::new(),
             failures: FailureTracker::default(),
             has_written_names: false,
+            is_clock_real,
         }
     }
 
@@ -158,6 +171,15 @@ impl Reconciler {
         let interfaces = self.enforcement.interfaces.iter();
         interfaces
             .filter_map(|(name, interface)| Some((name.clone(), self.programs.hook(interface)?)))
+            .collect()
+    }
+
+    /// Where the XDP program is attached to each uplink, or why it is not. Uplinks where there is nothing to screen are
+    /// not in it.
+    pub(super) fn xdp(&self) -> BTreeMap<IfName, Result<XdpMode, String>> {
+        let interfaces = self.enforcement.interfaces.iter();
+        interfaces
+            .filter_map(|(name, interface)| Some((name.clone(), self.programs.xdp(interface)?)))
             .collect()
     }
 
@@ -235,9 +257,18 @@ impl Reconciler {
             }
         }
         let endpoints = endpoints(goal.config, links, &goal.endpoints, &paths);
+        let screening = Screening {
+            ends: screening::outer_ends(goal.config, &goal.outer_ends),
+            passes_strangers: screening::shares_protocol_41(goal.config, links)
+                || raw_sockets::are_foreign(PROTOCOL),
+            // The programs allow for this difference of their clock.
+            checks_time: self.is_clock_real
+                && tai_offset().is_some_and(|seconds| (0..=LEAP_SECONDS).contains(&seconds)),
+        };
         self.enforcement = Enforcement::new(goal.config, links, is_started)
             .with_endpoints(goal.config, &endpoints)
-            .with_outer_paths(goal.config, links, &paths);
+            .with_outer_paths(goal.config, links, &paths)
+            .with_screening(goal.config, screening);
         round.problems.extend(self.enforcement.problems.clone());
         let sync = self
             .programs
@@ -250,8 +281,8 @@ impl Reconciler {
             .problems
             .extend(self.failures.update(now, &synced.failures));
         round.problems.extend(synced.problems);
-        for (name, direction) in synced.reattached {
-            let step = format!("attach the program to {name} {}", direction.name());
+        for (name, hook) in synced.reattached {
+            let step = format!("attach the program to {name} {hook}");
             let tunnel = goal.names.get(&name).cloned();
             round.add_correction(tunnel, step, Removed::Program);
         }

@@ -7,8 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    config::Config, doctor::routing::Shadow, echo_health::EchoHealth, endpoint::Endpoint,
-    link::Links, outer_traffic::SilentTunnel, routing::Plan, types::IfName,
+    config::Config,
+    doctor::routing::Shadow,
+    echo_health::EchoHealth,
+    endpoint::Endpoint,
+    link::{Links, XdpMode},
+    outer_traffic::SilentTunnel,
+    routing::Plan,
+    types::IfName,
 };
 
 use super::{
@@ -29,6 +35,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) shadows: &'a [Shadow],
     /// How the programs of interfaces are attached.
     pub(super) hooks: BTreeMap<IfName, Hook>,
+    /// Where the XDP program is attached to uplinks, or why it is not.
+    pub(super) xdp: BTreeMap<IfName, Result<XdpMode, String>>,
     /// The tunnels that are started.
     pub(super) started: BTreeSet<IfName>,
     /// The tunnels of the configuration.

@@ -73,7 +73,7 @@ pub(super) async fn start(
     let mut enforcer = Enforcer::new(
         Intent::new(config),
         tunnels,
-        Reconciler::new(netlink, programs),
+        Reconciler::new(netlink, programs, !options.movable_clock),
         Listeners::new(paths.clone(), handle),
         Alerts::new(clock),
         watcher,

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use sixxs_common::stat::{Counters, Stat};
+use sixxs_common::{
+    screening::Forgery,
+    stat::{Counters, Stat},
+};
 use sixxs_core::{
     broker::{ayiya::wire::DropReason, connects::Standing},
     config::{Config, Tunnel},
-    link::Links,
+    link::{Links, XdpMode},
     types::IfName,
 };
 
@@ -112,7 +115,11 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         strays: get(Stat::VerdictStray),
         loops: get(Stat::VerdictLoop),
         recursions: get(Stat::Recursions),
-        refused: refused(&known.view.refused, get(Stat::InOwnSource)),
+        refused: refused(
+            &known.view.refused,
+            get(Stat::InOwnSource),
+            readings.forged(name),
+        ),
     }
 }
 
@@ -142,11 +149,17 @@ fn leaks(name: &IfName, readings: &Readings) -> api::Leaks {
 }
 
 /// Packets refused by the driver and by the kernel programs. Counts of zero are left out.
-fn refused(by_driver: &BTreeMap<String, u64>, own_source: u64) -> BTreeMap<String, u64> {
+fn refused(
+    by_driver: &BTreeMap<String, u64>,
+    own_source: u64,
+    forged: impl Iterator<Item = (Forgery, u64)>,
+) -> BTreeMap<String, u64> {
     let mut refused = by_driver.clone();
-    *refused
-        .entry(DropReason::OwnSource.name().to_owned())
-        .or_default() += own_source;
+    let by_programs = forged.map(|(reason, count)| (reason.name(), count));
+    for (reason, count) in by_programs.chain([(DropReason::OwnSource.name(), own_source)]) {
+        let total = refused.entry(reason.to_owned()).or_default();
+        *total = total.saturating_add(count);
+    }
     refused.retain(|_, count| *count > 0);
     refused
 }
@@ -170,6 +183,20 @@ pub(super) fn uplink_names(config: &Config, links: &Links) -> Vec<IfName> {
     }
 }
 
+/// The XDP program of an uplink.
+fn xdp(state: &Result<XdpMode, String>) -> api::Xdp {
+    match state {
+        Ok(mode) => api::Xdp {
+            mode: Some((*mode).into()),
+            reason: None,
+        },
+        Err(reason) => api::Xdp {
+            mode: None,
+            reason: Some(reason.clone()),
+        },
+    }
+}
+
 fn uplink(snapshot: &Snapshot<'_>, name: &IfName) -> api::Uplink {
     let counters = snapshot.readings.counters(name);
     let hook = snapshot.hooks.get(name);
@@ -182,6 +209,7 @@ fn uplink(snapshot: &Snapshot<'_>, name: &IfName) -> api::Uplink {
             Hook::Tcx => api::Hook::Tcx,
             Hook::Clsact => api::Hook::Clsact,
         }),
+        xdp: snapshot.xdp.get(name).map(xdp),
         packets: api::Out {
             out: packets_out(counters),
         },
@@ -296,9 +324,11 @@ mod tests {
     fn refusals_of_driver_and_kernel_add_up() {
         let own_source = DropReason::OwnSource.name();
         let by_driver = BTreeMap::from([(own_source.to_owned(), 2), ("other".to_owned(), 0)]);
-        let expected = BTreeMap::from([(own_source.to_owned(), 5)]);
-        assert_eq!(refused(&by_driver, 3), expected);
-        assert_eq!(refused(&BTreeMap::new(), 0), BTreeMap::new());
+        let expected = BTreeMap::from([(own_source.to_owned(), 9), ("stranger".to_owned(), 1)]);
+        let forged = [(Forgery::OwnSource, 4), (Forgery::Stranger, 1)];
+        assert_eq!(refused(&by_driver, 3, forged.into_iter()), expected);
+        let nothing = [(Forgery::Header, 0)].into_iter();
+        assert_eq!(refused(&BTreeMap::new(), 0, nothing), BTreeMap::new());
     }
 
     #[test]

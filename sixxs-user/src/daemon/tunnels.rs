@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::atomic::Ordering,
 };
 
@@ -206,6 +207,15 @@ impl Tunnels {
             Some((name.clone(), endpoint))
         });
         endpoints.collect()
+    }
+
+    /// The brokers that the drivers send to, and this host's addresses for them.
+    pub(super) fn outer_ends(&self) -> BTreeMap<IfName, (Endpoint, IpAddr)> {
+        let ends = self.0.iter().filter_map(|(name, tunnel)| {
+            let status = tunnel.status()?;
+            Some((name.clone(), (status.endpoint?, status.local?)))
+        });
+        ends.collect()
     }
 
     /// Tunnels with a conflict count as failed.

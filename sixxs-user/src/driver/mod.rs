@@ -22,6 +22,7 @@ mod stderr_tail;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -145,6 +146,8 @@ pub struct DriverStatus {
     pub has_made_interface: bool,
     /// The broker's endpoint.
     pub endpoint: Option<Endpoint>,
+    /// This host's outer address.
+    pub local: Option<IpAddr>,
     /// The carrier of the packets.
     pub carrier: Option<CarrierKind>,
     /// The path of its outer packets.
@@ -265,6 +268,7 @@ impl StatusSender {
             state: initial,
             has_made_interface: false,
             endpoint: None,
+            local: None,
             carrier: None,
             outer: OuterReport::Pending,
             learned: None,
@@ -289,9 +293,10 @@ impl StatusSender {
         self.change(|status| status.has_made_interface = has_made_interface);
     }
 
-    fn set_endpoint(&self, endpoint: Endpoint, carrier: CarrierKind) {
+    fn set_endpoint(&self, endpoint: Endpoint, local: IpAddr, carrier: CarrierKind) {
         self.change(|status| {
             status.endpoint = Some(endpoint);
+            status.local = Some(local);
             status.carrier = Some(carrier);
         });
     }

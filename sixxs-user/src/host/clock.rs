@@ -91,11 +91,23 @@ pub fn processor_time() -> anyhow::Result<Duration> {
 /// Whether the machine's clock is synchronised; `None` if the kernel does not report it.
 #[must_use]
 pub fn is_synchronised() -> Option<bool> {
+    Some(kernel_state()?.status & libc::STA_UNSYNC == 0)
+}
+
+/// The seconds by which the kernel takes International Atomic Time to be ahead of UTC: 37, or 0 where no time service has
+/// set the number.
+#[must_use]
+pub fn tai_offset() -> Option<i32> {
+    Some(kernel_state()?.tai)
+}
+
+/// The state of the kernel's clock; `None` if it does not report it.
+fn kernel_state() -> Option<libc::timex> {
     // SAFETY: all zeroes are a valid value of this structure of numbers; with `modes` 0 nothing is changed.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: `state` is a valid structure for the call, and is not used after it returns.
+    // SAFETY: `state` is a valid structure for the call.
     let answer = unsafe { libc::adjtimex(&raw mut state) };
-    (answer >= 0).then_some(state.status & libc::STA_UNSYNC == 0)
+    (answer >= 0).then_some(state)
 }
 
 #[cfg(test)]

@@ -13,5 +13,6 @@ pub(crate) mod netns_lock;
 pub mod paths;
 pub mod ping;
 pub(crate) mod plain;
+pub(crate) mod raw_sockets;
 pub(crate) mod run_dir;
 pub mod table_names_file;

@@ -171,6 +171,14 @@ impl MetricsSnapshot {
                 )
             }),
         )?;
+        families.gauges(
+            "sixxs_xdp_attached",
+            "Whether the XDP program is attached to an uplink",
+            uplinks.iter().filter_map(|uplink| {
+                let is_attached = uplink.xdp.as_ref()?.mode.is_some();
+                Some(([("interface", uplink.name.as_str())], flag(is_attached)))
+            }),
+        )?;
         families.counters(
             "sixxs_uplink_leaks",
             "Packets with a tunnel's source that were caught at an uplink",
@@ -185,7 +193,7 @@ impl MetricsSnapshot {
         self.states(families)?;
         families.counters(
             "sixxs_tunnel_refused",
-            "Packets from the broker of a native tunnel that were refused, by reason",
+            "Packets for a native tunnel that were refused, by reason",
             self.status.tunnels.iter().flat_map(|tunnel| {
                 tunnel.refused.iter().map(|(reason, count)| {
                     let labels = [("tunnel", tunnel.name.as_str()), ("reason", reason)];

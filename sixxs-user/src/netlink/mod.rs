@@ -8,7 +8,10 @@ mod addresses;
 mod apply;
 mod batch;
 mod far_end;
+mod features;
 mod foreign_routes;
+mod generic;
+mod link_facts;
 mod link_type;
 mod observe;
 pub mod owned_links;
@@ -48,6 +51,7 @@ use wireguard::WireGuard;
 
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
+pub use features::features;
 pub use observe::GLOBAL;
 pub use route_query::{FoundRoute, RouteQuery, RouteResult};
 pub use rules::NoPolicyRules;

@@ -36,7 +36,9 @@ use sixxs_core::{
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
-use super::{DUMP, Netlink, RequestError, Scope, addresses::SeenAddress, far_end, link_type};
+use super::{
+    DUMP, Netlink, RequestError, Scope, addresses::SeenAddress, far_end, link_facts, link_type,
+};
 
 /// An address that only a default route covers: the first of global unicast, 2000::/3, which some
 /// configurations use as a default route (RFC 4291 §2.4). No host has it.
@@ -310,6 +312,10 @@ fn link(message: &LinkMessage) -> Option<Link> {
             Candidate::Settled
         },
         endpoints: Vec::new(),
+        driver: link_facts::driver(message),
+        vlan_of: link_facts::vlan_of(message),
+        forwards_ipv4: link_facts::forwards_ipv4(message),
+        xdp: link_facts::xdp_program(message),
     })
 }
 

@@ -5,41 +5,25 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use netlink_packet_generic::{
-    GenlMessage,
-    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
-};
-use rtnetlink::{
-    packet_core::{
-        NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload, NlasIterator,
-    },
-    sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC},
-};
+use rtnetlink::packet_core::{NLM_F_DUMP, NlasIterator};
 use sixxs_common::packet::UDP;
 use sixxs_core::{endpoint::Endpoint, types::IfIndex};
 use tracing::debug;
-use zeroize::Zeroizing;
+
+use super::generic::{GenericSocket, attribute};
 
 /// The maximum number of endpoints of an interface: a server has too many peers for one tunnel's statistics.
 const MAX_ENDPOINTS: usize = 64;
 
-/// The maximum number of reads for an answer: the kernel sends several messages for an interface with many peers.
-const MAX_READS: usize = 16;
-
 /// Endpoints are read again after this time.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The name of the family.
-const FAMILY: &str = "wireguard";
-
 /// `WG_CMD_GET_DEVICE`, and the version of the family.
-const GET_DEVICE: [u8; 4] = [0, 1, 0, 0];
+const GET_DEVICE: [u8; 2] = [0, 1];
 
 /// `WGDEVICE_A_IFINDEX`.
 const IFINDEX: u16 = 1;
@@ -50,15 +34,9 @@ const PEERS: u16 = 8;
 /// `WGPEER_A_ENDPOINT`: a `sockaddr_in` or `sockaddr_in6`.
 const ENDPOINT: u16 = 4;
 
-/// Lengths of the headers of netlink and of generic netlink, in bytes.
-const HEADER_BYTES: usize = 16;
-const GENERIC_HEADER_BYTES: usize = 4;
-
-/// A socket for requests to WireGuard. The kernel answers while it takes a request, so that nothing waits.
+/// A socket for requests to WireGuard.
 pub(super) struct WireGuard {
-    socket: Socket,
-    /// The number of WireGuard's family, once it is known. It changes if the module is loaded again.
-    family: Option<u16>,
+    socket: GenericSocket,
     /// The last answers, with their times.
     known: BTreeMap<IfIndex, (Instant, Vec<Endpoint>)>,
 }
@@ -66,16 +44,8 @@ pub(super) struct WireGuard {
 impl WireGuard {
     /// Opens a socket in the network namespace of this thread.
     pub(super) fn open() -> anyhow::Result<Self> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_GENERIC)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        };
         Ok(Self {
-            socket: open().context("open a generic netlink socket")?,
-            family: None,
+            socket: GenericSocket::open("wireguard")?,
             known: BTreeMap::new(),
         })
     }
@@ -88,7 +58,6 @@ impl WireGuard {
             return known.clone();
         }
         let endpoints = self.read(index).unwrap_or_else(|error| {
-            self.family = None;
             debug!("read the endpoints of WireGuard: {error:#}");
             BTreeSet::new()
         });
@@ -102,93 +71,14 @@ impl WireGuard {
     }
 
     fn read(&mut self, index: IfIndex) -> anyhow::Result<BTreeSet<Endpoint>> {
-        let family = match self.family {
-            Some(family) => family,
-            None => self.find_family()?,
-        };
-        self.family = Some(family);
-        self.send(&device_request(family, index))?;
         let mut found = Found::default();
-        for _ in 0..MAX_READS {
-            let bytes = self.receive()?;
-            let mut rest = bytes.as_slice();
-            while let Some((message, more)) = next_message(rest) {
-                rest = more;
-                match message.message_type() {
-                    // NLMSG_ERROR and NLMSG_DONE.
-                    2 | 3 => return Ok(found.endpoints()),
-                    _ => found.read(message.payload()),
-                }
-            }
-        }
+        let device = attribute(IFINDEX, &index.0.to_ne_bytes());
+        self.socket
+            .request(NLM_F_DUMP, GET_DEVICE, &device, |message| {
+                found.read(message);
+            })?;
         Ok(found.endpoints())
     }
-
-    fn find_family(&self) -> anyhow::Result<u16> {
-        let mut message = GenlMessage::from_payload(GenlCtrl {
-            cmd: GenlCtrlCmd::GetFamily,
-            nlas: vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())],
-        });
-        message.finalize();
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.send(&bytes)?;
-        let answer = self.receive()?;
-        let answer = NetlinkMessage::<GenlMessage<GenlCtrl>>::deserialize(&answer);
-        match answer.context("parse an answer")?.payload {
-            NetlinkPayload::InnerMessage(message) => {
-                let mut attributes = message.payload.nlas.into_iter();
-                let family = attributes.find_map(|attribute| match attribute {
-                    GenlCtrlAttrs::FamilyId(family) => Some(family),
-                    _ => None,
-                });
-                family.context("the kernel did not give WireGuard's number")
-            }
-            NetlinkPayload::Error(error) => bail!(error.to_io()),
-            _ => bail!("the kernel did not give WireGuard's number"),
-        }
-    }
-
-    /// Sends a request, after what an earlier one has left is read.
-    fn send(&self, request: &[u8]) -> anyhow::Result<()> {
-        while self.receive().is_ok() {}
-        self.socket.send(request, 0).context("send a request")?;
-        Ok(())
-    }
-
-    fn receive(&self) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-        let (bytes, _) = self.socket.recv_from_full().context("read an answer")?;
-        Ok(Zeroizing::new(bytes))
-    }
-}
-
-/// The request for everything about an interface.
-fn device_request(family: u16, index: IfIndex) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(28);
-    bytes.extend(28_u32.to_ne_bytes());
-    bytes.extend(family.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend(GET_DEVICE);
-    bytes.extend(8_u16.to_ne_bytes());
-    bytes.extend(IFINDEX.to_ne_bytes());
-    bytes.extend(index.0.to_ne_bytes());
-    bytes
-}
-
-/// The first message in these bytes, and the bytes behind it. `None`: there is no whole message.
-fn next_message(bytes: &[u8]) -> Option<(NetlinkBuffer<&[u8]>, &[u8])> {
-    let message = NetlinkBuffer::new_checked(bytes).ok()?;
-    let length = usize::try_from(message.length()).ok()?;
-    if length < HEADER_BYTES {
-        return None;
-    }
-    let message = NetlinkBuffer::new_checked(bytes.get(..length)?).ok()?;
-    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((message, rest))
 }
 
 /// What the messages about an interface contain.
@@ -199,9 +89,8 @@ struct Found {
 }
 
 impl Found {
-    /// Reads the payload of a message; what is malformed ends it.
-    fn read(&mut self, payload: &[u8]) {
-        let attributes = payload.get(GENERIC_HEADER_BYTES..).unwrap_or_default();
+    /// Reads the attributes of a message; what is malformed ends it.
+    fn read(&mut self, attributes: &[u8]) {
         for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
             match attribute.kind() {
                 LISTEN_PORT => {
@@ -248,15 +137,6 @@ fn socket_address(bytes: &[u8]) -> Option<(IpAddr, u16)> {
 mod tests {
     use super::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = length.to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
     fn peer(remote: &str) -> Vec<u8> {
         let remote: std::net::SocketAddr = remote.parse().unwrap();
         let mut bytes = match remote {
@@ -276,7 +156,7 @@ mod tests {
         attribute(0x8000, &[key, attribute(ENDPOINT, &bytes)].concat())
     }
 
-    /// The payload of an answer.
+    /// The attributes of an answer.
     fn answer() -> Vec<u8> {
         let never_seen = attribute(0x8000, &attribute(1, &[2; 32]));
         let peers = [
@@ -286,7 +166,6 @@ mod tests {
             peer("[::ffff:198.51.100.2]:1"),
         ];
         [
-            vec![0; GENERIC_HEADER_BYTES],
             attribute(3, &[7; 32]),
             attribute(LISTEN_PORT, &51820_u16.to_ne_bytes()),
             attribute(0x8000 | PEERS, &peers.concat()),
@@ -328,22 +207,6 @@ mod tests {
                 found.read(&changed);
                 assert!(found.endpoints().len() <= 8);
             }
-        }
-    }
-
-    #[test]
-    fn messages_are_read_one_after_the_other() {
-        let one = device_request(30, IfIndex(7));
-        assert_eq!(one.len(), 28);
-        let two = [&one[..], &one].concat();
-        let (message, rest) = next_message(&two).unwrap();
-        assert_eq!((message.message_type(), rest), (30, &one[..]));
-        let (_, rest) = next_message(rest).unwrap();
-        assert!(rest.is_empty() && next_message(rest).is_none());
-        for wrong in [0_u32, 15, 29, u32::MAX] {
-            let mut bytes = one.clone();
-            bytes[..4].copy_from_slice(&wrong.to_ne_bytes());
-            assert!(next_message(&bytes).is_none(), "{wrong}");
         }
     }
 

@@ -117,6 +117,8 @@ pub enum Action {
     DeleteQdisc(Port),
     /// Attach a foreign program before ours (true), or after.
     Foreign(AttachPoint, bool),
+    /// Detach the XDP program from the uplink by force; then attach a foreign one for a moment (true).
+    Xdp(bool),
     /// Remove the pin of one of our maps.
     DeleteMapPin(usize),
     /// Remove everything below the pin directory.
@@ -204,6 +206,8 @@ impl fmt::Display for Action {
                 let order = if *first { "before" } else { "after" };
                 write!(f, "somebody attaches a program {order} ours at {place}")
             }
+            Self::Xdp(false) => write!(f, "the XDP program is detached"),
+            Self::Xdp(true) => write!(f, "somebody's XDP program replaces ours for a moment"),
             other => write!(f, "{other:?}"),
         }
     }

@@ -95,7 +95,7 @@ impl<'a> Host<'a> {
         ip.args(["-6", "-n", host.name(), "-batch", "-"]);
         shell::capture_with_input(&mut ip, &others)?;
         let daemon = program.start_as(program.command(&clock::MOVABLE))?;
-        let programs = Programs::new(host, clsact, lab.paths().pins())?;
+        let programs = Programs::new(host, clsact, native, lab.paths().pins())?;
         let is_up = |status: &status::Status| status.healthy;
         program.status_until("everything is up", is_up)?;
         let mut host = Self {

@@ -53,7 +53,8 @@ impl Host<'_> {
             Action::Detach(_)
             | Action::DeleteLinkPin(_)
             | Action::DeleteQdisc(_)
-            | Action::Foreign(..) => {
+            | Action::Foreign(..)
+            | Action::Xdp(_) => {
                 self.inject_at_programs(action)?;
             }
             Action::DeleteMapPin(number) => self.programs.delete_map_pin(number)?,
@@ -93,6 +94,7 @@ impl Host<'_> {
             Action::DeleteLinkPin(place) => programs.delete_link_pin(place),
             Action::DeleteQdisc(port) => programs.delete_qdisc(port),
             Action::Foreign(place, first) => programs.attach_foreign(place, first),
+            Action::Xdp(foreign) => programs.detach_xdp(foreign),
             _ => Ok(()),
         };
         match outcome {

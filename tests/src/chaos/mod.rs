@@ -129,7 +129,12 @@ pub fn on_host(
     work: impl FnOnce(&mut Host<'_>, &RunLog, Scope) -> Result<()>,
 ) -> Result<()> {
     let lab = Lab::new(variant.spec)?;
-    let mut config = lab.config("");
+    // The uplink is a veth, for which the daemon would not choose XDP by itself.
+    let mut config = lab.config(if variant.spec.brokers.is_some() {
+        "xdp = \"native\""
+    } else {
+        ""
+    });
     if !variant.uplink_is_named {
         config = config.replace("uplinks = [\"net0\"]\n", "");
     }

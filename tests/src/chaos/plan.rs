@@ -154,7 +154,7 @@ impl Plan {
         let tunnel = self.random.below(2);
         let place = self.choose(&AttachPoint::ALL);
         let port = self.choose(&Port::ALL);
-        match self.random.below(29) {
+        match self.random.below(30) {
             0 | 1 => Action::FlushRules,
             2 => Action::DeleteRule(self.random.below(100)),
             3 | 4 => Action::DeleteRoute(self.random.below(100)),
@@ -177,6 +177,7 @@ impl Plan {
             24 | 25 => Action::Forge(tunnel),
             26 => Action::Exit,
             27 => Action::Carrier,
+            28 => Action::Xdp(self.random.percent(50.0)),
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
                 self.slept += seconds;
@@ -208,6 +209,8 @@ impl Plan {
                 self.is_there(place.port)
             }
             Action::DeleteQdisc(port) => self.is_there(port),
+            // Hosts without native tunnels have no XDP program.
+            Action::Xdp(_) => self.scope.native && self.is_there(Port::Uplink),
             Action::Kill => self.daemon != Daemon::Dead && !self.scope.one_daemon,
             // Before it handles signals, they kill it.
             Action::Stop => runs && !starts && !self.scope.one_daemon,
@@ -338,10 +341,10 @@ mod tests {
     #[test]
     fn everything_happens_sooner_or_later() {
         use std::collections::BTreeSet;
-        let kinds = |clsact| {
+        let kinds = |clsact, native| {
             let scope = Scope {
                 clsact,
-                native: false,
+                native,
                 finds_exits: true,
                 one_daemon: false,
             };
@@ -353,7 +356,9 @@ mod tests {
                 .map(|step| step.action.kind())
                 .collect::<BTreeSet<_>>()
         };
-        let (links, filters) = (kinds(false), kinds(true));
+        let (links, filters) = (kinds(false, false), kinds(true, false));
+        let native = kinds(false, true);
+        assert!(native.contains("Carrier") && native.contains("Xdp"));
         assert!(links.contains("DeleteLinkPin") && !links.contains("DeleteQdisc"));
         assert!(filters.contains("DeleteQdisc") && !filters.contains("DeleteLinkPin"));
         for kind in [

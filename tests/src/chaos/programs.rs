@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::fault::{AttachPoint, Port};
 use crate::kernel::bpf::{self, Order};
 use crate::lab::netns::Namespace;
+use crate::lab::topology::UPLINK;
 
+/// The name of the daemon's XDP program.
+const XDP: &str = "sixxs_xdp";
 /// The handle of the daemon's clsact filters.
 const HANDLE: &str = "0x69787873";
 /// Most foreign programs at an attach point; a further one replaces the oldest.
@@ -20,11 +24,16 @@ const MOST_FOREIGN: usize = 4;
 const BEFORE: u32 = 1;
 const AFTER: u32 = 200;
 
+/// How long a foreign XDP program stays.
+const XDP_STAYS: Duration = Duration::from_millis(30);
+
 /// The programs of a host.
 #[derive(Debug)]
 pub struct Programs {
     host: Namespace,
     clsact: bool,
+    /// Whether the uplink must have an XDP program.
+    xdp: bool,
     pins: PathBuf,
     foreign: BTreeMap<AttachPoint, Vec<Foreign>>,
 }
@@ -39,11 +48,13 @@ enum Foreign {
 }
 
 impl Programs {
-    /// The programs of a host that are attached by clsact, or else by TCX, and pinned in this directory.
-    pub fn new(host: &Namespace, clsact: bool, pins: PathBuf) -> Result<Self> {
+    /// The programs of a host that are attached by clsact, or else by TCX, and pinned in this directory. `xdp`: the
+    /// uplink has an XDP program, too.
+    pub fn new(host: &Namespace, clsact: bool, xdp: bool, pins: PathBuf) -> Result<Self> {
         Ok(Self {
             host: host.clone(),
             clsact,
+            xdp,
             pins,
             foreign: BTreeMap::new(),
         })
@@ -58,7 +69,34 @@ impl Programs {
                 wrong.push(format!("{count} programs of ours at {place}"));
             }
         }
+        if self.xdp {
+            let found = bpf::xdp(&self.host, UPLINK)?.filter(|xdp| xdp.is_native);
+            let name = match found {
+                Some(found) => bpf::program_name(u32::try_from(found.program)?)?,
+                None => None,
+            };
+            if name.as_deref() != Some(XDP) {
+                wrong.push(format!("{name:?} in the driver of {UPLINK}"));
+            }
+        }
         Ok(wrong)
+    }
+
+    /// Detaches the daemon's XDP program by force, if it is attached. Then, if `foreign`, attaches another one for a
+    /// moment, unless the daemon is faster.
+    pub fn detach_xdp(&self, foreign: bool) -> Result<()> {
+        let pins = self.pinned_in("links")?;
+        for pin in pins
+            .iter()
+            .filter(|pin| pin.to_string_lossy().ends_with("-xdp"))
+        {
+            // The daemon may remove the pin meanwhile.
+            let _detached = bpf::detach_pinned(pin);
+        }
+        if foreign && let Ok(_link) = bpf::attach_xdp(&self.host, UPLINK, true) {
+            std::thread::sleep(XDP_STAYS);
+        }
+        Ok(())
     }
 
     fn ours(&self, place: AttachPoint) -> Result<usize> {

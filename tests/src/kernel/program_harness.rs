@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 use sixxs_common::layout::LeakEvent;
 use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::config::OnLeak;
@@ -33,6 +34,7 @@ pub struct Programs {
     egress: OwnedFd,
     ingress: OwnedFd,
     underlay: OwnedFd,
+    xdp: OwnedFd,
     /// Time that the kernel took to load and verify them.
     pub load_time: Duration,
 }
@@ -46,11 +48,14 @@ pub enum Direction {
     Ingress,
     /// Ingress of an uplink, or of another interface that leads to a broker.
     OuterIngress,
+    /// XDP of an uplink.
+    Xdp,
 }
 
 impl Programs {
     /// Loads the programs, with empty maps. Moves the calling thread into new namespaces.
     pub fn load() -> Result<Self> {
+        stay_on_this_processor()?;
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
             .context("make namespaces; this needs root")?;
         let none: Option<&str> = None;
@@ -63,12 +68,14 @@ impl Programs {
         let (mut kernel, rings) = Kernel::load(&pins, HookChoice::default(), false)?;
         let load_time = start.elapsed();
         let [egress, ingress, underlay] = kernel.programs()?;
+        let xdp = kernel.xdp_program()?;
         Ok(Self {
             kernel,
             rings,
             egress,
             ingress,
             underlay,
+            xdp,
             load_time,
         })
     }
@@ -80,6 +87,7 @@ impl Programs {
             Direction::Egress => self.egress.as_fd(),
             Direction::Ingress => self.ingress.as_fd(),
             Direction::OuterIngress => self.underlay.as_fd(),
+            Direction::Xdp => self.xdp.as_fd(),
         }
     }
 
@@ -112,6 +120,13 @@ impl Programs {
     }
 }
 
+/// Keeps this thread on its processor: the programs have counters and limits for each processor.
+fn stay_on_this_processor() -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(sched_getcpu().context("ask for the processor")?)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("stay on a processor")
+}
+
 /// The state of a host, set by the test instead of observed.
 #[derive(Clone, Debug, Default)]
 pub struct Host(pub Enforcement);
@@ -126,6 +141,7 @@ impl Host {
             mac: Some([0; 6]),
             own: None,
             is_underlay: false,
+            xdp: None,
         };
         host.0.interfaces.insert(name.parse()?, interface);
         Ok(host)

@@ -154,9 +154,21 @@ pub struct Uplink {
     pub ifindex: Option<u32>,
     pub program: String,
     pub hook: Option<String>,
+    pub xdp: Option<Xdp>,
     pub packets: Out,
     pub bytes: Out,
     pub leaks: u64,
+}
+
+/// `xdp` of an uplink.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Xdp {
+    pub mode: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// `packets` and `bytes` of an uplink.

@@ -34,7 +34,7 @@ fn wire(packet: &[u8]) -> Vec<u8> {
 }
 
 /// An echo message with a right checksum.
-fn echo(from: &str, to: &str, kind: u8, payload: usize) -> Vec<u8> {
+pub(crate) fn echo(from: &str, to: &str, kind: u8, payload: usize) -> Vec<u8> {
     let (from, to) = (address(from), address(to));
     let mut message = icmpv6(kind, payload);
     let length = u32::try_from(message.len()).expect("a short message");

@@ -7,5 +7,6 @@ mod carry;
 mod decided;
 mod events;
 mod outer_traffic;
+mod screening;
 mod tunnels;
 mod uplinks;

@@ -39,7 +39,12 @@ fn with_endpoints(role: Role) -> Result<Host> {
     Ok(host)
 }
 
-fn packet4(source: [u8; 4], destination: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet4(
+    source: [u8; 4],
+    destination: [u8; 4],
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let length = u16::try_from(20 + payload.len()).expect("a short packet");
     let mut packet = vec![0x45, 0];
     packet.extend(length.to_be_bytes());
@@ -130,7 +135,7 @@ fn all() -> Vec<Outer> {
 }
 
 /// A frame for this host: the loopback interface has the address zero.
-fn frame(ethertype: u16, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(ethertype: u16, packet: &[u8]) -> Vec<u8> {
     let mut frame = ethernet(&[], ethertype, packet);
     frame[..6].fill(0);
     frame

@@ -16,7 +16,7 @@ use crate::fixture::Fixture;
 const KERNEL: &str = "answer_echo = \"kernel\"";
 
 /// A firewall that drops every echo request.
-const FIREWALL: &str = "table ip6 firewall { chain in { type filter hook input priority 0; icmpv6 type echo-request drop; }; }";
+pub(crate) const FIREWALL: &str = "table ip6 firewall { chain in { type filter hook input priority 0; icmpv6 type echo-request drop; }; }";
 
 variants!(a_host_that_cannot_answer_answers: tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact),
     wireguard(WireGuard, Auto));

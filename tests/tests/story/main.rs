@@ -95,3 +95,4 @@ mod watchdog;
 mod without_daemon;
 mod without_rules;
 mod wrong_config;
+mod xdp;

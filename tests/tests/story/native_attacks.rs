@@ -38,7 +38,7 @@ fn start(kinds: [Kind; 2]) -> Result<(Fixture, Daemon)> {
 }
 
 /// Number of packets that arrived from a device of the host.
-fn arrived(fixture: &Fixture, tunnel: &Tunnel) -> Result<u64> {
+pub(crate) fn arrived(fixture: &Fixture, tunnel: &Tunnel) -> Result<u64> {
     let name = tunnel.plan.interface;
     let shown = fixture
         .host()

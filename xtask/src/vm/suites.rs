@@ -47,6 +47,7 @@ pub(super) const WHOLE: &[Suite] = &[
             "native::",
             "aiccu_commands::",
             "subtrees::from_rules_to_subtrees_and_back",
+            "xdp::",
         ],
         // Tests that measure time, or need much of it, are not in the list: `footprint`, and `subtrees`
         // with its ten thousand addresses.
@@ -65,7 +66,12 @@ pub(super) const WHOLE: &[Suite] = &[
 pub(super) const SHORT: &[Suite] = &[
     Suite {
         binary: "story",
-        only: &["replies::", "native::", "exits::a_table_of_a_vrf"],
+        only: &[
+            "replies::",
+            "native::",
+            "exits::a_table_of_a_vrf",
+            "xdp::forged_packets_are_dropped_in_the_driver",
+        ],
         except: &[],
         variables: &[FEATURES],
     },

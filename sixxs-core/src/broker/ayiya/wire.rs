@@ -18,6 +18,7 @@
 use std::net::Ipv6Addr;
 
 use sha1::{Digest as _, Sha1};
+use sixxs_common::ayiya::{self, MAGIC, NEXT_IPV6};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -27,16 +28,13 @@ use crate::secret::Secret;
 pub const PORT: u16 = 5072;
 
 /// Bytes before the payload.
-pub const HEADER_BYTES: usize = 44;
+pub const HEADER_BYTES: usize = ayiya::HEADER_BYTES as usize;
 
 /// The largest datagram that brokers accept, in bytes.
 pub const LARGEST_BYTES: usize = 2092;
 
 /// The maximum difference between the two clocks, in seconds.
-pub const CLOCK_SECONDS: u64 = 120;
-
-/// The first three bytes, without the operation.
-const MAGIC: [u8; 3] = [0x41, 0x52, 0x10];
+pub const CLOCK_SECONDS: u64 = ayiya::CLOCK_SECONDS as u64;
 
 const TIME: std::ops::Range<usize> = 4..8;
 const IDENTITY: std::ops::Range<usize> = 8..24;
@@ -72,8 +70,6 @@ impl Operation {
     }
 }
 
-/// `next header` of a datagram that carries an IPv6 packet.
-const NEXT_IPV6: u8 = 41;
 /// `next header` of a datagram without a packet.
 const NEXT_NONE: u8 = 59;
 
@@ -222,8 +218,7 @@ impl Opener {
         let Some((header, payload)) = datagram.split_first_chunk::<HEADER_BYTES>() else {
             return Err(DropReason::Short);
         };
-        let [first, second, third] = MAGIC;
-        if header[0] != first || header[1] != second || header[2] & 0xf0 != third {
+        if !ayiya::is_header([header[0], header[1], header[2]]) {
             return Err(DropReason::Header);
         }
         if header[IDENTITY] != self.identity {

@@ -23,6 +23,27 @@ fn every_fault_is_named() {
         ),
         (
             "on_leak = \"drop\"",
+            "xdp = \"fast\"",
+            3,
+            "xdp",
+            "expected \"auto\", \"native\", \"generic\" or \"off\", or a table",
+        ),
+        (
+            "on_leak = \"drop\"",
+            "xdp = { net0 = \"fast\" }",
+            3,
+            "xdp.net0",
+            "no such value",
+        ),
+        (
+            "on_leak = \"drop\"",
+            "xdp = { \"net 0\" = \"native\" }",
+            3,
+            "xdp.net 0",
+            "expected the name of an uplink",
+        ),
+        (
+            "on_leak = \"drop\"",
             "rule_mode = \"marks\"",
             3,
             "rule_mode",

@@ -276,3 +276,22 @@ fn host_names_have_labels_of_limited_length() {
         assert_eq!(text.parse::<Remote>().unwrap().to_string(), text);
     }
 }
+
+#[test]
+fn xdp_is_chosen_for_all_uplinks_or_by_name() {
+    use XdpChoice::{Auto, Generic, Native, Off};
+    for (line, net0, net1) in [
+        ("", Auto, Auto),
+        ("xdp = \"off\"", Off, Off),
+        ("xdp = { net1 = \"native\" }", Auto, Native),
+        (
+            "xdp = { net0 = \"generic\", net1 = \"auto\" }",
+            Generic,
+            Auto,
+        ),
+    ] {
+        let config = with("on_leak = \"drop\"", line).unwrap();
+        let of = |name: &str| config.xdp.of(&name.parse().unwrap());
+        assert_eq!((of("net0"), of("net1")), (net0, net1), "{line}");
+    }
+}

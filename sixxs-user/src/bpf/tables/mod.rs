@@ -3,6 +3,7 @@
 //! * this file – slots, tunnels and interfaces
 //! * `endpoints` – the endpoints of tunnels, and the counters of outer packets
 //! * `outers` – the outer paths of tunnels that the programs carry
+//! * `screening` – the outer packets to screen, and the counters of those that are forged
 //! * `sources` – which source addresses belong to which tunnel
 //! * `read` – counters and measurements
 //! * `restore` – restores maps that other software changed
@@ -11,6 +12,7 @@ mod endpoints;
 mod outers;
 mod read;
 mod restore;
+mod screening;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,11 +34,11 @@ use sixxs_common::{
 };
 use sixxs_core::{
     enforce::{Enforcement, Interface, RedirectTarget, Role, slots},
-    types::IfName,
+    types::{IfIndex, IfName},
 };
 
 pub(super) use self::read::sum;
-use self::{endpoints::Endpoints, outers::Outers, sources::Written};
+use self::{endpoints::Endpoints, outers::Outers, screening::Screens, sources::Written};
 use super::pod::Raw;
 
 /// Upper limit for the generation of the sources. It starts at one and never reaches this limit; other software has
@@ -60,6 +62,7 @@ pub(super) struct Tables {
     tunnel_entries: BTreeMap<u32, layout::Tunnel>,
     outers: Outers,
     endpoints: Endpoints,
+    screens: Screens,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     states: Array<MapData, Raw<layout::TunnelState>>,
     echoes: Array<MapData, Raw<Pending>>,
@@ -119,6 +122,7 @@ impl Tables {
             tunnel_entries,
             outers: Outers::new(ebpf, are_new)?,
             endpoints: Endpoints::new(ebpf)?,
+            screens: Screens::new(ebpf)?,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
             states: take(ebpf, "STATES")?.try_into()?,
             echoes: take(ebpf, "ECHOES")?.try_into()?,
@@ -135,11 +139,13 @@ impl Tables {
         &self.slots
     }
 
-    /// Writes all wanted entries; call it before programs are attached. `names` need a slot, wanted or not.
+    /// Writes all wanted entries; call it before programs are attached. `names` need a slot, wanted or not. At the
+    /// interfaces in `answering`, the XDP program may answer echo requests.
     pub(super) fn write(
         &mut self,
         wanted: &Enforcement,
         names: &BTreeSet<IfName>,
+        answering: &BTreeSet<IfIndex>,
     ) -> anyhow::Result<()> {
         let has_slot = |role| matches!(role, Role::Uplink | Role::Tunnel);
         let interfaces = wanted.interfaces.iter();
@@ -147,7 +153,7 @@ impl Tables {
         self.assign_slots(names.iter().chain(named.map(|(name, _)| name)))?;
         self.write_tunnels(wanted)?;
         self.write_outers(wanted)?;
-        self.write_interfaces(wanted)?;
+        self.write_interfaces(wanted, answering)?;
         self.write_sources(wanted)
     }
 
@@ -183,6 +189,7 @@ impl Tables {
                 .set(*slot, Raw(layout::TunnelState::default()), 0)
                 .context("reset counters")?;
             self.endpoints.reset(*slot)?;
+            self.screens.reset(*slot)?;
             tolerate_missing(self.times.remove(slot))?;
             self.timed.remove(slot);
             self.carried
@@ -248,7 +255,11 @@ impl Tables {
     }
 
     /// Adds and updates entries of interfaces; call it before programs are attached.
-    fn write_interfaces(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+    pub(super) fn write_interfaces(
+        &mut self,
+        wanted: &Enforcement,
+        answering: &BTreeSet<IfIndex>,
+    ) -> anyhow::Result<()> {
         let has_ipv6_endpoints = wanted.endpoints.keys().any(|end| end.remote.is_ipv6());
         for (name, interface) in &wanted.interfaces {
             let (role, slot) = match interface.role {
@@ -270,7 +281,9 @@ impl Tables {
                 answers_echo: (wanted.answers_echo && interface.role == Role::Tunnel).into(),
                 counts_outer: interface.is_underlay.into(),
                 counts_outer_ipv6: (interface.is_underlay && has_ipv6_endpoints).into(),
-                reserved: [0; 4],
+                answers_by_xdp: (wanted.answers_echo && answering.contains(&interface.index))
+                    .into(),
+                reserved: [0; 3],
                 own: interface.own.map_or(Address::UNSPECIFIED, |own| {
                     Address::from_octets(own.octets())
                 }),
@@ -351,9 +364,9 @@ where
 }
 
 /// Removes what a map has too much, then adds what it lacks: it may be full. Returns whether something differed.
-fn reconcile<K: aya::Pod + Ord>(
-    map: &mut HashMap<MapData, K, u32>,
-    intended: &BTreeMap<K, u32>,
+fn reconcile<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
+    map: &mut HashMap<MapData, K, V>,
+    intended: &BTreeMap<K, V>,
 ) -> anyhow::Result<bool> {
     let mut found = BTreeMap::new();
     for entry in map.iter() {

@@ -23,6 +23,9 @@ impl Tables {
         restored.extend(self.restore_outer_slots()?.then_some("SLOTS_BY_OUTER"));
         restored.extend(self.restore_endpoints()?.then_some("ENDPOINTS"));
         restored.extend(self.restore_endpoint_filter()?.then_some("ENDPOINT_FILTER"));
+        restored.extend(self.restore_expected()?.then_some("EXPECTED"));
+        restored.extend(self.restore_ends()?.then_some("ENDS"));
+        restored.extend(self.restore_screen()?.then_some("SCREEN"));
         restored.extend(self.restore_interfaces()?.then_some("INTERFACES"));
         let before = restored.len();
         let found = self.read_back()?;

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use sixxs_core::{
-    config::{CarrierChoice, Config, RuleMode},
+    config::{CarrierChoice, Config, RuleMode, XdpChoice},
     doctor::host::{Host, Pins, Refused},
     routing::{
         Plan, Step, UNREACHABLE_METRIC,
         desired::RouteKey,
         plan::{Route, RouteTarget},
     },
-    types::{Prefix, TableId},
+    types::{IfName, Prefix, TableId},
 };
 
 use super::{has_native, read};
@@ -42,6 +42,10 @@ pub(super) fn host(paths: &Paths, config: Option<&Config>, status: Option<&Statu
         tun: needs_tun.then(|| Path::new("/dev/net/tun").exists()),
         carried_by_daemon: match (config, status) {
             (Some(config), Some(status)) => carried_by_daemon(config, status),
+            _ => Vec::new(),
+        },
+        without_xdp: match (config, status) {
+            (Some(config), Some(status)) => without_xdp(config, status),
             _ => Vec::new(),
         },
     }
@@ -90,6 +94,18 @@ fn carried_by_daemon(config: &Config, status: &Status) -> Vec<String> {
         is_six_in_four && tunnel.carrier == Some(Carrier::Tun) && !demands_it(&tunnel.name)
     });
     tunnels.map(|tunnel| tunnel.name.clone()).collect()
+}
+
+/// The uplinks without the XDP program, and the reasons, unless the configuration turns it off.
+fn without_xdp(config: &Config, status: &Status) -> Vec<(String, String)> {
+    let is_off = |name: &str| {
+        let name = name.parse::<IfName>();
+        name.is_ok_and(|name| config.xdp.of(&name) == XdpChoice::Off)
+    };
+    let uplinks = status.uplinks.iter().filter(|uplink| !is_off(&uplink.name));
+    uplinks
+        .filter_map(|uplink| Some((uplink.name.clone(), uplink.xdp.clone()?.reason?)))
+        .collect()
 }
 
 /// Whether this process could mount a file system; `None` for an ordinary user.

@@ -17,8 +17,8 @@ pub use self::{
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },
-    status::{Broker, Echo, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink},
-    value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment},
+    status::{Broker, Echo, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink, Xdp},
+    value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, XdpMode},
 };
 
 /// The media type of metrics.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State};
+use super::value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, XdpMode};
 
 /// `sixxs status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ pub struct Tunnel {
     /// Its own outer packets that were routed into it, at any interface; they were dropped.
     #[serde(default)]
     pub recursions: u64,
-    /// Refused packets from the broker of a native tunnel, by reason; reasons with count 0 are left out.
+    /// Refused packets for a native tunnel, by reason; reasons with count 0 are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u64>,
 }
@@ -215,12 +215,24 @@ pub struct Uplink {
     pub program: Program,
     /// How the programs are attached.
     pub hook: Option<Hook>,
+    /// The XDP program; `null` if there is nothing to screen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<Xdp>,
     /// Number of packets that left.
     pub packets: Out,
     /// Number of bytes that left, without link layer.
     pub bytes: Out,
     /// Leaks detected here.
     pub leaks: u64,
+}
+
+/// The XDP program of an uplink, which drops forged outer packets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Xdp {
+    /// Where it is attached; `null`: nowhere.
+    pub mode: Option<XdpMode>,
+    /// Why it is not attached.
+    pub reason: Option<String>,
 }
 
 /// A count in one direction.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sixxs_common::treatment;
-use sixxs_core::{config, health, tunnel};
+use sixxs_core::{config, health, link, tunnel};
 
 /// Defines enums with the word of each variant, and `Unknown` for all other words.
 macro_rules! words {
@@ -110,6 +110,14 @@ words! {
         Clsact = "clsact",
     }
 
+    /// Where the XDP program is attached.
+    XdpMode {
+        /// In the driver.
+        Native = "native",
+        /// In the kernel, after it has made an `sk_buff`.
+        Generic = "generic",
+    }
+
     /// Where a tunnel is silent.
     Silence {
         /// Outer packets leave, and none arrives.
@@ -187,6 +195,15 @@ impl From<tunnel::CarrierKind> for Carrier {
             tunnel::CarrierKind::Tun => Self::Tun,
             tunnel::CarrierKind::Sit => Self::Sit,
             tunnel::CarrierKind::Ebpf => Self::Ebpf,
+        }
+    }
+}
+
+impl From<link::XdpMode> for XdpMode {
+    fn from(mode: link::XdpMode) -> Self {
+        match mode {
+            link::XdpMode::Native => Self::Native,
+            link::XdpMode::Generic => Self::Generic,
         }
     }
 }

@@ -264,13 +264,17 @@ fn uplink(text: &mut String, uplink: &Uplink) {
     push_line(
         text,
         &format!(
-            "{:<15} uplink     program {}{}",
+            "{:<15} uplink     program {}{}{}",
             uplink.name,
             uplink.program,
             uplink
                 .hook
                 .as_ref()
-                .map_or_else(String::new, |hook| format!(" ({hook})"))
+                .map_or_else(String::new, |hook| format!(" ({hook})")),
+            match uplink.xdp.as_ref().and_then(|xdp| xdp.mode) {
+                Some(mode) => format!(", XDP {mode}"),
+                None => String::new(),
+            }
         ),
     );
     push_line(

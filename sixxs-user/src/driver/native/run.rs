@@ -115,9 +115,10 @@ impl NativeTunnel {
                 return CarryOutcome::Interrupted(Interruption::NotOpened(reason));
             }
         };
+        let endpoint = carrier.ends().endpoint(path, C::local_port(&open));
         self.context
             .status
-            .set_endpoint(carrier.ends().endpoint(path, C::local_port(&open)), C::KIND);
+            .set_endpoint(endpoint, path.source, C::KIND);
         let outcome = self.carry_packets(carrier, &mut open, path).await;
         carrier.closed(&self.context);
         match outcome {

@@ -1,5 +1,6 @@
 //! `sixxs-bench`: measures, prints a table, and writes it to docs/benchmarks.md.
 
+mod flood;
 mod machine;
 mod packets;
 mod progress;
@@ -45,6 +46,15 @@ enum Benchmark {
         #[arg(long, value_name = "KIND")]
         only: Option<String>,
     },
+    /// How many forged packets a processor drops, and what a flood of them costs a tunnel.
+    Flood {
+        /// File for the tables.
+        #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
+        write: PathBuf,
+        /// How many batches of each are measured, in turn.
+        #[arg(long, default_value_t = 25)]
+        rounds: u32,
+    },
     /// How long a removed rule, route or program is missing, and what leaks meanwhile.
     Repair {
         /// File for the table; fewer than a thousand repetitions only print it.
@@ -71,6 +81,11 @@ fn main() -> Result<()> {
             let section = packets::measure(rounds)? + &veth::measure(rounds)?;
             println!("{section}");
             report::keep(&write, "core", &section)
+        }
+        Benchmark::Flood { write, rounds } => {
+            let section = flood::measure(rounds)?;
+            println!("{section}");
+            report::keep(&write, "flood", &section)
         }
         Benchmark::Tunnel { write, quick, only } => {
             let section = tunnel::measure(quick, only.as_deref())?;

@@ -16,6 +16,7 @@ pub(super) enum Command {
     ProgramLoad = 5,
     Pin = 6,
     GetPinned = 7,
+    ProgramTestRun = 10,
     ProgramByNumber = 13,
     Information = 15,
     ProgramQuery = 16,

@@ -186,7 +186,7 @@ fn delete_entries(map: &OwnedFd, shape: &MapShape) -> Result<()> {
     }
 }
 
-fn pinned(path: &Path) -> Result<OwnedFd> {
+pub(super) fn pinned(path: &Path) -> Result<OwnedFd> {
     #[repr(C)]
     struct Get {
         path: u64,

@@ -4,6 +4,7 @@
 
 mod call;
 mod maps;
+mod xdp;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -14,6 +15,7 @@ use nix::libc;
 
 use self::call::{Command, call, descriptor};
 pub use self::maps::{pin, pin_array, wipe};
+pub use self::xdp::{FrameSource, Xdp, attach_xdp, detach_pinned, load_empty_xdp, xdp};
 use crate::lab::netns::Namespace;
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
@@ -32,7 +34,7 @@ const EMPTY: [[u8; 8]; 2] = [
 
 /// Loads a program that does nothing.
 pub fn load_empty() -> Result<OwnedFd> {
-    load(&EMPTY)
+    load(SCHED_CLS, &EMPTY)
 }
 
 /// Loads a program of this many instructions that does nothing. The time that it takes shows how fast the
@@ -44,10 +46,11 @@ pub fn load_straight(instructions: usize) -> Result<OwnedFd> {
     let mut program = vec![begin];
     program.resize(instructions.saturating_sub(1).max(1), add);
     program.push(end);
-    load(&program)
+    load(SCHED_CLS, &program)
 }
 
-fn load(program: &[[u8; 8]]) -> Result<OwnedFd> {
+/// Loads a program of a `kind` from `enum bpf_prog_type`.
+fn load(kind: u32, program: &[[u8; 8]]) -> Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -56,7 +59,7 @@ fn load(program: &[[u8; 8]]) -> Result<OwnedFd> {
         license: u64,
     }
     let mut load = Load {
-        kind: SCHED_CLS,
+        kind,
         instructions: u32::try_from(program.len())?,
         program: program.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,

@@ -20,7 +20,7 @@ use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::program::{Daemon, Hook, Program};
 
 use self::rows::{Hashing, Pair, Row};
-use self::traffic::{Lengths, Route};
+pub(crate) use self::traffic::{Lengths, Route};
 use crate::timing;
 
 /// Measures only the carriers of 6in4.

@@ -3,6 +3,8 @@
 //! All except the scratch map, the growth table and the budgets are pinned, so the programs of a new daemon continue with
 //! the existing counters.
 
+mod screening;
+
 use core::ffi::c_void;
 
 use aya_ebpf::{
@@ -28,6 +30,8 @@ use sixxs_common::{
     six_in_four::OuterPath,
     stat::{Counters, Stat},
 };
+
+pub(crate) use screening::{count_forged, is_screening_valid, screen, stranger_budget};
 
 /// Flag for maps that allocate memory only for entries in use; LPM tries require it.
 const NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;

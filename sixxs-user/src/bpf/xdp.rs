@@ -1,0 +1,453 @@
+//! Attaches the XDP program to uplinks, by pinned links (`BPF_LINK_TYPE_XDP`, kernel 5.9).
+//!
+//! It uses plain system calls: where the kernel refuses a link, aya attaches without one, and that would replace the
+//! program of other software.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use aya::{Ebpf, programs::Xdp};
+use sixxs_core::{
+    config::XdpChoice,
+    enforce::screening::{MERGING_FEATURES, NoXdp, xdp_mode},
+    link::{Link, LinkDriver, Links, XdpMode, XdpProgram},
+    types::IfIndex,
+};
+use tracing::debug;
+
+use super::{
+    Pins,
+    hook::AttachState,
+    objects,
+    syscall::{call, make},
+};
+use crate::{host::files, netlink::features};
+
+/// Values of the kernel's `enum bpf_cmd`.
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
+
+/// The attach type `BPF_XDP`.
+const ATTACH_TYPE: u32 = 37;
+
+/// An attempt that failed is repeated after this time, unless something changes before.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The XDP programs that are attached.
+pub(super) struct XdpLinks {
+    pins: Pins,
+    attached: BTreeMap<IfIndex, Attached>,
+    refused: BTreeMap<IfIndex, Refused>,
+    /// Interfaces that lost features when the program was attached.
+    lossy: BTreeMap<IfIndex, Vec<String>>,
+    /// Programs of this run and of earlier ones, by their IDs. A scan may still show one that has just been detached.
+    own: BTreeSet<u32>,
+}
+
+/// An attached program.
+struct Attached {
+    mode: XdpMode,
+    /// The choice for which it was attached; `None`: by an earlier run.
+    choice: Option<XdpChoice>,
+    /// The link, which this descriptor keeps.
+    link: OwnedFd,
+}
+
+/// A failed attempt.
+struct Refused {
+    reason: NoXdp,
+    /// The facts about the interface at that time.
+    facts: (XdpChoice, Option<XdpProgram>),
+    at: Instant,
+}
+
+/// The XDP program, as far as it is needed to attach it.
+struct Program<'a> {
+    descriptor: BorrowedFd<'a>,
+    id: u32,
+}
+
+/// The program in the object.
+fn in_object(ebpf: &mut Ebpf) -> anyhow::Result<Program<'_>> {
+    let program: &mut Xdp = super::find(ebpf, super::XDP)?.try_into()?;
+    Ok(Program {
+        id: program.info().context("query the program's ID")?.id(),
+        descriptor: program.fd()?.as_fd(),
+    })
+}
+
+impl XdpLinks {
+    pub(super) const fn new(pins: Pins) -> Self {
+        Self {
+            pins,
+            attached: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            lossy: BTreeMap::new(),
+            own: BTreeSet::new(),
+        }
+    }
+
+    /// Where the program is attached to an interface, or why it is not. `None`: it is not wanted there.
+    pub(super) fn state(&self, index: IfIndex) -> Option<Result<XdpMode, &NoXdp>> {
+        match self.attached.get(&index) {
+            Some(attached) => Some(Ok(attached.mode)),
+            None => self.refused.get(&index).map(|refused| Err(&refused.reason)),
+        }
+    }
+
+    /// The interfaces where a frame that the program sends back arrives. On a veth pair in native mode, that depends on
+    /// settings of the other end, which may be in another network namespace.
+    pub(super) fn answering(&self, links: &Links) -> BTreeSet<IfIndex> {
+        let attached = self.attached.iter().filter(|(index, attached)| {
+            let link = links.by_index(**index);
+            let is_veth = link.is_none_or(|link| link.driver == LinkDriver::Veth);
+            attached.mode == XdpMode::Generic || !is_veth
+        });
+        attached.map(|(index, _)| *index).collect()
+    }
+
+    /// Notes that the kernel does not load the program, with the reason.
+    pub(super) fn refuse(
+        &mut self,
+        link: &Link,
+        choice: XdpChoice,
+        reason: &str,
+    ) -> Result<AttachState, NoXdp> {
+        let reason = match choice {
+            XdpChoice::Off => NoXdp::Off,
+            _ => NoXdp::Refused(reason.to_owned()),
+        };
+        self.give_up(link, choice, reason)
+    }
+
+    /// Attaches the program by `choice`, unless it is attached so. `Err`: why it is not.
+    pub(super) fn ensure(
+        &mut self,
+        ebpf: &mut Ebpf,
+        link: &Link,
+        links: &Links,
+        choice: XdpChoice,
+    ) -> Result<AttachState, NoXdp> {
+        let facts = (choice, link.xdp);
+        if let Some(refused) = self.refused.get(&link.index)
+            && refused.facts == facts
+            && refused.at.elapsed() < RETRY
+        {
+            return Err(refused.reason.clone());
+        }
+        match self.attach(ebpf, link, links, choice) {
+            Ok(state) => {
+                self.refused.remove(&link.index);
+                Ok(state)
+            }
+            Err(reason) => self.give_up(link, choice, reason),
+        }
+    }
+
+    /// Detaches the program, and notes why.
+    fn give_up(
+        &mut self,
+        link: &Link,
+        choice: XdpChoice,
+        reason: NoXdp,
+    ) -> Result<AttachState, NoXdp> {
+        self.detach(link.index);
+        let refused = Refused {
+            reason: reason.clone(),
+            facts: (choice, link.xdp),
+            at: Instant::now(),
+        };
+        self.refused.insert(link.index, refused);
+        Err(reason)
+    }
+
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        link: &Link,
+        links: &Links,
+        choice: XdpChoice,
+    ) -> Result<AttachState, NoXdp> {
+        let program = in_object(ebpf).map_err(|error| NoXdp::Refused(format!("{error:#}")))?;
+        self.own.insert(program.id);
+        let state = match self.keep(&program, link, links, choice)? {
+            AttachState::InPlace => return Ok(AttachState::InPlace),
+            lost => lost,
+        };
+        let foreign = self.foreign(link);
+        let mode = xdp_mode(choice, link, links, foreign.as_deref())?;
+        let link_to = match choice {
+            XdpChoice::Auto => self.attach_without_loss(&program, link.index, mode)?,
+            _ => create(&program, link.index, mode).map_err(|error| refused(&error))?,
+        };
+        let attached = Attached {
+            mode,
+            choice: Some(choice),
+            link: link_to,
+        };
+        self.attached.insert(link.index, attached);
+        self.pin(link.index);
+        Ok(state)
+    }
+
+    /// Attaches the program by a link, unless that costs a feature of the interface.
+    fn attach_without_loss(
+        &mut self,
+        program: &Program<'_>,
+        index: IfIndex,
+        mode: XdpMode,
+    ) -> Result<OwnedFd, NoXdp> {
+        let features = || features(index).map_err(|error| NoXdp::Features(format!("{error:#}")));
+        let before = features()?;
+        let mut merging = MERGING_FEATURES.map(str::to_owned).to_vec();
+        merging.retain(|feature| before.contains(feature));
+        if let Some(lost) = self.lossy.get(&index) {
+            merging.clone_from(lost);
+        }
+        if !merging.is_empty() {
+            return Err(NoXdp::Offloads(merging));
+        }
+        let attached = create(program, index, mode).map_err(|error| refused(&error))?;
+        let after = features()?;
+        let lost: Vec<_> = before.difference(&after).cloned().collect();
+        if lost.is_empty() {
+            return Ok(attached);
+        }
+        self.lossy.insert(index, lost.clone());
+        Err(NoXdp::Offloads(lost))
+    }
+
+    /// Keeps or takes over a link that fits. Detaches one that does not.
+    fn keep(
+        &mut self,
+        program: &Program<'_>,
+        link: &Link,
+        links: &Links,
+        choice: XdpChoice,
+    ) -> Result<AttachState, NoXdp> {
+        let index = link.index;
+        if !self.attached.contains_key(&index)
+            && let Some(earlier) = self.earlier(link)
+        {
+            self.own.extend(link.xdp.map(|present| present.id));
+            self.attached.insert(index, earlier);
+        }
+        let Some(attached) = self.attached.get_mut(&index) else {
+            return Ok(AttachState::Missing);
+        };
+        if !is_at(&attached.link, index) {
+            self.attached.remove(&index);
+            return Ok(AttachState::Detached);
+        }
+        // What other choices attached may cost what "auto" avoids. Of an earlier run, the choice is not known.
+        let was_auto = attached.choice.is_none_or(|before| before == choice);
+        let is_kept = choice != XdpChoice::Auto || was_auto;
+        if xdp_mode(choice, link, links, None) != Ok(attached.mode) || !is_kept {
+            self.detach(index);
+            return Ok(AttachState::Missing);
+        }
+        attached.choice = Some(choice);
+        let found = objects::link(&attached.link).map(|link| link.program);
+        if found.is_ok_and(|found| found != program.id) {
+            update(&attached.link, program).map_err(|error| refused(&error))?;
+        }
+        self.pin(index);
+        Ok(AttachState::InPlace)
+    }
+
+    /// The name of the program of other software at an interface, as the last scan found it.
+    fn foreign(&self, link: &Link) -> Option<String> {
+        let found = link.xdp.filter(|found| !self.own.contains(&found.id))?;
+        // To read names needs CAP_SYS_ADMIN.
+        let name = objects::program_name(found.id);
+        Some(name.unwrap_or_else(|| format!("number {}", found.id)))
+    }
+
+    /// The pinned link of an earlier run, if it is attached to this interface.
+    fn earlier(&self, link: &Link) -> Option<Attached> {
+        if !self.pins.is_enabled() {
+            return None;
+        }
+        let present = link.xdp?;
+        let descriptor = objects::open(&self.pins.xdp_link(link.index)).ok()?;
+        if objects::kind(&descriptor) != Some(objects::Kind::Link) {
+            return None;
+        }
+        let found = objects::link(&descriptor).ok()?;
+        let is_here = found.kind == LINK_TYPE_XDP
+            && found.interface == link.index.0
+            && found.program == present.id;
+        is_here.then_some(Attached {
+            mode: present.mode,
+            choice: None,
+            link: descriptor,
+        })
+    }
+
+    /// Pins the link of an interface, unless it is pinned. Without a pin, the program ends with the daemon.
+    fn pin(&self, index: IfIndex) {
+        let Some(Attached { link, .. }) = self.attached.get(&index) else {
+            return;
+        };
+        let path = self.pins.xdp_link(index);
+        if !self.pins.is_enabled() || is_pinned(&path, link) {
+            return;
+        }
+        let pinned = self
+            .pins
+            .ensure_writable()
+            .and_then(|()| files::remove_if_exists(&path))
+            .and_then(|()| Ok(pin(link, &path)?));
+        if let Err(error) = pinned {
+            debug!("pin {}: {error:#}", path.display());
+        }
+    }
+
+    /// Pins all links again whose pins were removed or replaced.
+    pub(super) fn pin_all_again(&self) {
+        for index in self.attached.keys() {
+            self.pin(*index);
+        }
+    }
+
+    /// Detaches the program from the interfaces that `keep` does not cover.
+    pub(super) fn retain(&mut self, keep: &impl Fn(IfIndex) -> bool) {
+        let pinned = self.pins.pinned_xdp_links().unwrap_or_default();
+        let unwanted: Vec<_> = pinned
+            .into_iter()
+            .chain(self.attached.keys().copied())
+            .filter(|index| !keep(*index))
+            .collect();
+        for index in unwanted {
+            self.detach(index);
+        }
+        self.refused.retain(|index, _| keep(*index));
+        self.lossy.retain(|index, _| keep(*index));
+    }
+
+    /// Forgets why the program is not attached to an interface.
+    pub(super) fn forget_refusal(&mut self, index: IfIndex) {
+        self.refused.remove(&index);
+    }
+
+    /// Detaches the program: a link ends with its last pin and descriptor.
+    fn detach(&mut self, index: IfIndex) {
+        if self.pins.is_enabled()
+            && let Err(error) = files::remove_if_exists(&self.pins.xdp_link(index))
+        {
+            debug!("{error:#}");
+        }
+        self.attached.remove(&index);
+    }
+
+    /// Whether an interface has lost the program, or a failed attempt is due again: the kernel sends no event when a
+    /// foreign program with a link goes.
+    pub(super) fn has_lost(&self) -> bool {
+        let is_due = |refused: &Refused| {
+            matches!(refused.reason, NoXdp::Foreign(_)) && refused.at.elapsed() >= RETRY
+        };
+        let is_lost = |(index, attached): (&IfIndex, &Attached)| !is_at(&attached.link, *index);
+        self.refused.values().any(is_due) || self.attached.iter().any(is_lost)
+    }
+}
+
+/// Whether a link is attached to an interface.
+fn is_at(link: &OwnedFd, index: IfIndex) -> bool {
+    objects::link(link).is_ok_and(|found| found.interface == index.0)
+}
+
+fn refused(error: &io::Error) -> NoXdp {
+    match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => NoXdp::Foreign("its name is not known".to_owned()),
+        Some(libc::EOPNOTSUPP) => NoXdp::Refused("the driver has no XDP".to_owned()),
+        _ => NoXdp::Refused(format!("the kernel refuses it: {error}")),
+    }
+}
+
+/// Attaches the program by a new link.
+fn create(program: &Program<'_>, index: IfIndex, mode: XdpMode) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        interface: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let mut create = Create {
+        program: descriptor_number(program.descriptor)?,
+        interface: index.0,
+        attach_type: ATTACH_TYPE,
+        // `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
+        flags: match mode {
+            XdpMode::Native => 1 << 2,
+            XdpMode::Generic => 1 << 1,
+        },
+    };
+    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
+    let descriptor = unsafe { make(BPF_LINK_CREATE, &mut create) }?;
+    // SAFETY: the kernel just made this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Replaces the program of a link, in one step.
+fn update(link: &OwnedFd, program: &Program<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Update {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let mut update = Update {
+        link: descriptor_number(link.as_fd())?,
+        program: descriptor_number(program.descriptor)?,
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
+    unsafe { call(BPF_LINK_UPDATE, &mut update) }
+}
+
+/// Pins a link.
+fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct PinAt {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut pin = PinAt {
+        path: name.as_ptr() as u64,
+        descriptor: descriptor_number(link.as_fd())?,
+        flags: 0,
+    };
+    // SAFETY: the structure has the kernel's layout for this command; the path ends with a zero and outlives
+    // the call.
+    unsafe { call(BPF_OBJ_PIN, &mut pin) }
+}
+
+fn descriptor_number(descriptor: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(descriptor.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// Whether this link is pinned at the path.
+fn is_pinned(path: &Path, link: &OwnedFd) -> bool {
+    let own = objects::link(link).map(|link| link.id);
+    let found = objects::pinned_link(path).ok().flatten();
+    found.is_some_and(|found| own.is_ok_and(|own| own == found.id))
+}
