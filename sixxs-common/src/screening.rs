@@ -435,12 +435,12 @@ fn sealed<P: Packet + ?Sized, E: Expectations>(
 ) -> Screened {
     let slot = expected.slot;
     let forged = |reason| Screened::Forged { slot, reason };
-    if !is_ayiya {
-        return forged(Forgery::Header);
-    }
     let Some([t0, t1, t2, t3, identity @ ..]) = packet.load::<20>(at + 4) else {
         return Screened::Pass;
     };
+    if !is_ayiya {
+        return forged(Forgery::Header);
+    }
     if Address::from_octets(identity) != expected.identity {
         return forged(Forgery::Identity);
     }

@@ -85,15 +85,16 @@ impl Expectations for KernelTables {
         if let Some(slot) = among_few(addresses) {
             return Sender::Broker(slot);
         }
-        // SAFETY: the value is one aligned word, so a change by user space cannot tear it.
-        if let Some(slot) = unsafe { ENDS.get(addresses) } {
-            return Sender::Broker(*slot);
-        }
         let [a, b, c, d, ..] = addresses;
-        // SAFETY: as above.
-        match unsafe { ENDS.get([a, b, c, d, 0, 0, 0, 0]) } {
-            Some(_) => Sender::OtherBroker,
-            None => Sender::Stranger,
+        // A flood is of strangers, so this lookup is the first one.
+        // SAFETY: only its presence matters.
+        if unsafe { ENDS.get([a, b, c, d, 0, 0, 0, 0]) }.is_none() {
+            return Sender::Stranger;
+        }
+        // SAFETY: the value is one aligned word, so a change by user space cannot tear it.
+        match unsafe { ENDS.get(addresses) } {
+            Some(slot) => Sender::Broker(*slot),
+            None => Sender::OtherBroker,
         }
     }
 

@@ -15,7 +15,9 @@ use nix::libc;
 
 use self::call::{Command, call, descriptor};
 pub use self::maps::{pin, pin_array, wipe};
-pub use self::xdp::{FrameSource, Xdp, attach_xdp, detach_pinned, load_empty_xdp, xdp};
+pub use self::xdp::{
+    FrameSource, Xdp, attach_dropping_xdp, attach_xdp, detach_pinned, load_empty_xdp, xdp,
+};
 use crate::lab::netns::Namespace;
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.

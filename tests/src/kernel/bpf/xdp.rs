@@ -59,6 +59,20 @@ pub fn load_empty_xdp() -> Result<OwnedFd> {
 
 /// Attaches a program that lets everything pass, in the driver or not; it stays until the link is dropped.
 pub fn attach_xdp(namespace: &Namespace, interface: &str, native: bool) -> Result<OwnedFd> {
+    attach(namespace, interface, native, &load_empty_xdp()?)
+}
+
+/// Attaches a program that drops everything, in the driver; it stays until the link is dropped.
+pub fn attach_dropping_xdp(namespace: &Namespace, interface: &str) -> Result<OwnedFd> {
+    attach(namespace, interface, true, &load(PROGRAM_TYPE, &DROP)?)
+}
+
+fn attach(
+    namespace: &Namespace,
+    interface: &str,
+    native: bool,
+    program: &OwnedFd,
+) -> Result<OwnedFd> {
     #[repr(C)]
     struct Link {
         program: u32,
@@ -66,7 +80,6 @@ pub fn attach_xdp(namespace: &Namespace, interface: &str, native: bool) -> Resul
         attach_type: u32,
         flags: u32,
     }
-    let program = load_empty_xdp()?;
     namespace.run(|| {
         let index = nix::net::if_::if_nametoindex(interface);
         let mut link = Link {
