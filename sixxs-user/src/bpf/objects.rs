@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use bytemuck::{Pod, Zeroable};
 
 use super::syscall::{call, make};
 
@@ -37,7 +38,7 @@ pub(super) struct Link {
 pub(super) fn program_name(id: u32) -> Option<String> {
     /// `struct bpf_prog_info` up to the name.
     #[repr(C)]
-    #[derive(Default)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
     struct Information {
         kind: u32,
         id: u32,
@@ -56,12 +57,6 @@ pub(super) fn program_name(id: u32) -> Option<String> {
         next: u32,
         flags: u32,
     }
-    #[repr(C)]
-    struct InfoByFd {
-        descriptor: u32,
-        length: u32,
-        information: u64,
-    }
     let mut get = Get {
         id,
         next: 0,
@@ -71,16 +66,7 @@ pub(super) fn program_name(id: u32) -> Option<String> {
     let descriptor = unsafe { make(BPF_PROG_GET_FD_BY_ID, &mut get) }.ok()?;
     // SAFETY: the kernel just made this descriptor, and nothing else owns it.
     let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let mut information = Information::default();
-    let mut request = InfoByFd {
-        descriptor: u32::try_from(program.as_raw_fd()).ok()?,
-        length: u32::try_from(size_of::<Information>()).ok()?,
-        information: (&raw mut information) as u64,
-    };
-    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
-    // kernel may write, and all of them are plain numbers. The kernel writes instructions and map IDs only where the
-    // lengths are not zero.
-    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }.ok()?;
+    let information: Information = information(&program).ok()?;
     let name = information.name.iter().take_while(|byte| **byte != 0);
     let name: Vec<u8> = name.copied().collect();
     String::from_utf8(name).ok().filter(|name| !name.is_empty())
@@ -99,7 +85,7 @@ pub(super) fn pinned_link(path: &Path) -> anyhow::Result<Option<Link>> {
 /// The kernel's facts about a link.
 pub(super) fn link(descriptor: &impl AsFd) -> anyhow::Result<Link> {
     #[repr(C)]
-    #[derive(Default)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
     struct Information {
         kind: u32,
         id: u32,
@@ -108,27 +94,34 @@ pub(super) fn link(descriptor: &impl AsFd) -> anyhow::Result<Link> {
         interface: u32,
         attach_type: u32,
     }
-    #[repr(C)]
-    struct InfoByFd {
-        descriptor: u32,
-        length: u32,
-        information: u64,
-    }
-    let mut information = Information::default();
-    let mut request = InfoByFd {
-        descriptor: u32::try_from(descriptor.as_fd().as_raw_fd())?,
-        length: u32::try_from(size_of::<Information>())?,
-        information: (&raw mut information) as u64,
-    };
-    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
-    // kernel may write, and all of them are plain numbers.
-    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }?;
+    let information: Information = information(descriptor)?;
     Ok(Link {
         kind: information.kind,
         id: information.id,
         program: information.program,
         interface: information.interface,
     })
+}
+
+/// The first bytes of the kernel's facts about an object: `T` is the beginning of the structure for this type of object
+/// (`struct bpf_map_info`, `bpf_prog_info` or `bpf_link_info`). A shorter structure of an older kernel leaves zeros.
+pub(super) fn information<T: Pod>(object: &impl AsFd) -> io::Result<T> {
+    #[repr(C)]
+    struct InfoByFd {
+        descriptor: u32,
+        length: u32,
+        information: u64,
+    }
+    let mut information = T::zeroed();
+    let mut request = InfoByFd {
+        descriptor: object.as_fd().as_raw_fd().cast_unsigned(),
+        length: u32::try_from(size_of::<T>()).map_err(io::Error::other)?,
+        information: (&raw mut information) as u64,
+    };
+    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
+    // kernel may write, and any bytes are a `T`. All of them are zero, so the kernel finds no pointers to write to.
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }?;
+    Ok(information)
 }
 
 /// Opens the object that is pinned at a path.

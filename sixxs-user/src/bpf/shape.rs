@@ -1,11 +1,10 @@
 //! The type and sizes of a map. A map with other values is foreign.
 
-use std::{fmt, os::fd::AsRawFd as _, path::Path};
+use std::{fmt, path::Path};
 
-use super::{objects, syscall::call};
+use bytemuck::{Pod, Zeroable};
 
-/// A value of the kernel's `enum bpf_cmd`.
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+use super::objects;
 
 /// The type and sizes of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub(super) struct Pinned {
 /// The map that is pinned at a path; `None` if there is another object, or nothing.
 pub(super) fn pinned(path: &Path) -> Option<Pinned> {
     #[repr(C)]
-    #[derive(Default)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
     struct Information {
         kind: u32,
         id: u32,
@@ -47,25 +46,11 @@ pub(super) fn pinned(path: &Path) -> Option<Pinned> {
         max_entries: u32,
         flags: u32,
     }
-    #[repr(C)]
-    struct InfoByFd {
-        descriptor: u32,
-        length: u32,
-        information: u64,
-    }
     let object = objects::open(path).ok()?;
     if objects::kind(&object) != Some(objects::Kind::Map) {
         return None;
     }
-    let mut information = Information::default();
-    let mut request = InfoByFd {
-        descriptor: u32::try_from(object.as_raw_fd()).ok()?,
-        length: u32::try_from(size_of::<Information>()).ok()?,
-        information: (&raw mut information) as u64,
-    };
-    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
-    // kernel may write, and all of them are plain numbers.
-    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }.ok()?;
+    let information: Information = objects::information(&object).ok()?;
     Some(Pinned {
         id: information.id,
         shape: Shape {
