@@ -135,10 +135,12 @@ impl Config {
                 continue;
             };
             let (address, peer) = (learned.address.address, learned.peer);
-            let host = |address| Some((address, owner_among(host_prefixes, address)?));
-            let other_tunnel = whole.owner_of(address, &tunnel.name);
-            let other = other_tunnel.map(|other| (address, other));
-            match other.or_else(|| host(address)).or_else(|| host(peer)) {
+            let owner = |address| {
+                let other_tunnel = whole.owner_of(address, &tunnel.name);
+                let owner = other_tunnel.or_else(|| owner_among(host_prefixes, address));
+                Some((address, owner?))
+            };
+            match owner(address).or_else(|| owner(peer)) {
                 Some((address, (source_of_other, other))) => conflicts.push(Conflict {
                     tunnel: tunnel.name.clone(),
                     address,
@@ -211,5 +213,15 @@ mod tests {
         assert_eq!(refused(&after).0, ["sixxs0"], "it stays so");
         // Neither tunnel had the address before: the first one in the file gets it.
         assert_eq!(refused(&config).0, ["sixxs1"]);
+
+        let mut peers = all(["2001:db8:a::2/64", "2001:db8:b::2/64"]);
+        let second = peers.get_mut(&names[1]).unwrap();
+        second.peer = "2001:db8:a::2".parse().unwrap();
+        let (_, conflicts) = config.with_learned(&peers, &host_prefixes, &config);
+        let refused: Vec<_> = conflicts.iter().map(|c| c.to_string()).collect();
+        assert_eq!(
+            refused,
+            ["the broker assigns it 2001:db8:a::2, which is within 2001:db8:a::2 of sixxs0"]
+        );
     }
 }

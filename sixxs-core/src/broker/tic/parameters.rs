@@ -13,7 +13,7 @@ use super::error::{Problem, printable};
 use crate::{
     broker::heartbeat_schedule::{DEFAULT_INTERVAL, INTERVAL_SECONDS},
     secret::Secret,
-    types::{InterfaceAddress, Mtu},
+    types::{InterfaceAddress, Mtu, Prefix},
 };
 
 /// Parameters of a tunnel from the broker.
@@ -212,8 +212,9 @@ impl<'a> Shown<'a> {
         }
         let address = self.unicast("IPv6 Endpoint")?;
         let peer = self.unicast("IPv6 POP")?;
-        if address == peer {
-            return Err(unexpected("two ends", &address.to_string()));
+        if !may_be_ends(address, peer) {
+            let expected = format!("another address in the /64 of {address}");
+            return Err(unexpected(&expected, &peer.to_string()));
         }
         let remote4: Ipv4Addr = self.parsed("IPv4 POP", "an IPv4 address")?;
         if !is_host(remote4) {
@@ -280,6 +281,13 @@ impl<'a> Shown<'a> {
             mtu => Ok(Mtu(mtu.min(MAX_MTU.0))),
         }
     }
+}
+
+/// Whether a tunnel may have these ends. The peer gets a route in the main table. So it must be in the tunnel's own
+/// network: another address would take packets from a foreign host.
+pub(super) fn may_be_ends(address: Ipv6Addr, peer: Ipv6Addr) -> bool {
+    let network = Prefix::containing(address, *InterfaceAddress::TUNNEL_BITS.start());
+    address != peer && network.contains(peer)
 }
 
 fn is_host(address: Ipv4Addr) -> bool {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Server,
-    parameters::{MAX_MTU, Parameters},
+    parameters::{MAX_MTU, Parameters, may_be_ends},
 };
 use crate::{
     broker::heartbeat_schedule::INTERVAL_SECONDS,
@@ -133,6 +133,9 @@ pub fn read(text: &str) -> Result<(Query, Parameters), Unusable> {
     if !InterfaceAddress::TUNNEL_BITS.contains(&parameters.address.bits) {
         return Err(Unusable::Value("address"));
     }
+    if !may_be_ends(parameters.address.address, parameters.peer) {
+        return Err(Unusable::Value("peer"));
+    }
     Ok((query, parameters))
 }
 
@@ -230,6 +233,9 @@ mod tests {
             ("mtu = 1428", "mtu = 1500", Unusable::Value("mtu")),
             ("password = \"hartslag\"", "", Unusable::Value("password")),
             ("\"198.51.100.1\"", "7", Unusable::Value("remote4")),
+            ("::2/64", "::2/16", Unusable::Value("address")),
+            (":1::1\"", ":2::1\"", Unusable::Value("peer")),
+            (":1::1\"", ":1::2\"", Unusable::Value("peer")),
             ("remote4 = ", "remote4 ", Unusable::Syntax),
         ] {
             assert_eq!(read(&good.replace(instead, words)), Err(expected));

@@ -518,7 +518,12 @@ fn parameters() {
         (
             "2ff:1::2",
             "2ff:1::1",
-            "the server sent \"2001:db8:2ff:1::1\" instead of two ends",
+            "the server sent \"2001:db8:2ff:1::1\" instead of another address in the /64 of 2001:db8:2ff:1::1",
+        ),
+        (
+            "POP: 2001:db8:2ff:1::1",
+            "POP: 2001:db8:ffff::1",
+            "the server sent \"2001:db8:ffff::1\" instead of another address in the /64 of 2001:db8:2ff:1::2",
         ),
         (
             "IPv4 POP: 198.51.100.1",
