@@ -28,7 +28,12 @@ use sixxs_core::{
 };
 use tokio::time::timeout;
 
-use super::{DUMP, RequestError, TIMEOUT, observe::destination, to_kernel};
+use super::{
+    DUMP, RequestError, TIMEOUT,
+    observe::destination,
+    refusal::{Refusal, request_error_messages},
+    to_kernel,
+};
 
 /// Maximum size of a datagram in a dump (`netlink_recvmsg`).
 const ANSWER_BYTES: usize = 32 * 1024;
@@ -84,6 +89,7 @@ impl ForeignRoutes {
     pub(super) fn open() -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = to_kernel()?;
+            request_error_messages(socket.socket_mut())?;
             match socket.socket_mut().set_netlink_get_strict_chk(true) {
                 // Kernels before 4.20 do not filter; this code filters too.
                 Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
@@ -207,12 +213,10 @@ impl Dump {
             match at(4) {
                 NLMSG_DONE => return Ok(true),
                 NLMSG_ERROR => {
-                    let code = message.get(NLMSGHDR..NLMSGHDR + 4);
-                    let code = code.and_then(|code| code.first_chunk().copied());
-                    let code = i32::from_ne_bytes(code.unwrap_or_default());
-                    return Err(RequestError::Kernel(
-                        io::Error::from_raw_os_error(code.saturating_neg()).into(),
-                    ));
+                    let payload = message.get(NLMSGHDR..).unwrap_or_default();
+                    let refusal = Refusal::from_payload(payload);
+                    let unknown = || io::Error::from(io::ErrorKind::InvalidData).into();
+                    return Err(RequestError::Kernel(refusal.unwrap_or_else(unknown)));
                 }
                 RTM_NEWROUTE => {
                     self.count += 1;

@@ -13,6 +13,8 @@ use rtnetlink::{
 };
 use zeroize::Zeroizing;
 
+use super::refusal::{Refusal, request_error_messages};
+
 /// The maximum number of reads for an answer.
 const MAX_READS: usize = 16;
 
@@ -38,6 +40,7 @@ impl GenericSocket {
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_non_blocking(true)?;
+            request_error_messages(&socket)?;
             Ok(socket)
         };
         Ok(Self {
@@ -96,7 +99,10 @@ impl GenericSocket {
                 rest = more;
                 match message.message_type() {
                     // NLMSG_ERROR: the module may be loaded again, with another number of its family.
-                    2 => bail!("the kernel refuses the request"),
+                    2 => match Refusal::from_payload(message.payload()) {
+                        Some(refusal) => bail!(refusal),
+                        None => return Ok(()),
+                    },
                     // NLMSG_DONE.
                     3 => return Ok(()),
                     _ => read(

@@ -3,7 +3,10 @@
 
 use std::{fmt, io};
 
-use rtnetlink::{packet_core::ErrorMessage, sys::Socket};
+use rtnetlink::{
+    packet_core::{ErrorBuffer, ErrorMessage, Parseable as _},
+    sys::Socket,
+};
 
 /// Size of the request's header, which the answer repeats (`struct nlmsghdr`).
 const HEADER_BYTES: usize = 16;
@@ -31,6 +34,13 @@ impl Refusal {
             error: answer.to_io(),
             message: answer.header.get(HEADER_BYTES..).and_then(message),
         }
+    }
+
+    /// Parses an answer from the bytes behind its netlink header. `None`: the request is acknowledged.
+    pub(super) fn from_payload(payload: &[u8]) -> Option<Self> {
+        let buffer = ErrorBuffer::new_checked(&payload).ok()?;
+        let answer = ErrorMessage::parse(&buffer).ok()?;
+        answer.code.map(|_| Self::new(&answer))
     }
 
     /// The error number.
@@ -94,7 +104,7 @@ fn message(mut attributes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::message;
+    use super::*;
 
     fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(4 + payload.len()).unwrap();
@@ -113,6 +123,21 @@ mod tests {
         assert_eq!(message(&[offset.clone(), text].concat()), said);
         assert_eq!(message(&offset), None);
         assert_eq!(message(&[]), None);
+    }
+
+    #[test]
+    fn answers_are_read_behind_their_header() {
+        let answer = |code: i32, attributes: &[u8]| {
+            [&code.to_ne_bytes()[..], &[0; HEADER_BYTES], attributes].concat()
+        };
+        let refused = answer(-libc::EPERM, &attribute(1, b"not yours\0"));
+        let refusal = Refusal::from_payload(&refused).unwrap();
+        let told = refusal.to_string();
+        assert!(told.ends_with("; the kernel reports: not yours"), "{told}");
+        let plain = Refusal::from_payload(&answer(-libc::EPERM, &[])).unwrap();
+        assert!(plain.to_string().ends_with("CAP_NET_ADMIN"), "{plain}");
+        assert!(Refusal::from_payload(&answer(0, &[])).is_none());
+        assert!(Refusal::from_payload(&[1, 2]).is_none());
     }
 
     #[test]
