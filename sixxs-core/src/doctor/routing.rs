@@ -7,7 +7,10 @@ use super::{
     Finding, Verdict,
     marked::{self, Marked},
 };
-use crate::{explain::rules::PolicyRule, types::IfIndex};
+use crate::{
+    explain::rules::PolicyRule,
+    types::{IfIndex, Prefix},
+};
 
 /// Facts about rules, programs, addresses and uplinks.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +61,7 @@ pub struct EarlierHandler {
 }
 
 /// The fault of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressFault {
     /// No interface has it.
     Nowhere,
@@ -66,6 +69,13 @@ pub enum AddressFault {
     Duplicate,
     /// Duplicate address detection has not ended (`tentative`).
     Tentative,
+    /// It is within a prefix on the link of an uplink.
+    OnUplink {
+        /// The prefix.
+        prefix: Prefix,
+        /// The uplink.
+        interface: String,
+    },
 }
 
 /// An unusable address of a tunnel.
@@ -184,6 +194,16 @@ fn address(address: &Address) -> Finding {
                 "{address} of {tunnel} is not in use yet: duplicate address detection has not ended"
             ),
             add,
+        ),
+        AddressFault::OnUplink { prefix, interface } => (
+            Verdict::Note,
+            format!(
+                "{address} of {tunnel} is within {prefix}, which is on the link of {interface}: hosts there look for it \
+                 on that link, and one of them may have it"
+            ),
+            format!(
+                "another address for {tunnel}; nothing, if {prefix} is routed to this host and the address belongs to it"
+            ),
         ),
     };
     Finding::not("address", verdict, detail, fix)

@@ -95,7 +95,7 @@ fn a_host_without_problems_has_no_findings() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 63] = [
+    let traps: [(&str, Verdict, Trap); 64] = [
         ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
         ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
         ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
@@ -146,6 +146,7 @@ fn each_trap_is_found_and_has_a_fix() {
         ("program order", Bad, |f| f.routing.earlier_handlers = vec![EarlierHandler { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
         ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Nowhere }]),
         ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Duplicate }]),
+        ("address", Note, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:1::2".parse().unwrap(), bits: 64, fault: AddressFault::OnUplink { prefix: "2001:db8:1::/64".parse().unwrap(), interface: "net0".into() } }]),
         ("address", Note, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Tentative }]),
         ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd([]))),
         ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd(["ManageForeignRoutes=no"]))),

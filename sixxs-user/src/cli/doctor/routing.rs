@@ -103,7 +103,18 @@ async fn addresses(view: &HostView) -> Vec<Address> {
     let Ok(seen) = view.netlink.seen_addresses().await else {
         return Vec::new();
     };
-    let seen: BTreeMap<_, _> = seen.iter().map(|seen| (seen.address, seen)).collect();
+    let uplinks = enforce::uplinks(&view.config, &view.links);
+    let on_uplink = |address| {
+        let mut others = seen.iter().filter(|seen| seen.prefix.contains(address));
+        others.find_map(|seen| {
+            let uplink = uplinks.iter().find(|uplink| uplink.index == seen.index)?;
+            Some(AddressFault::OnUplink {
+                prefix: seen.prefix,
+                interface: uplink.name.to_string(),
+            })
+        })
+    };
+    let by_address: BTreeMap<_, _> = seen.iter().map(|seen| (seen.address, seen)).collect();
     let mut ailing = Vec::new();
     for tunnel in &view.config.tunnels {
         let link = view.links.by_name(&tunnel.name);
@@ -111,11 +122,15 @@ async fn addresses(view: &HostView) -> Vec<Address> {
             continue;
         }
         for address in &tunnel.addresses {
-            let fault = match seen.get(&address.address) {
-                None => AddressFault::Nowhere,
-                Some(seen) if seen.is_duplicate => AddressFault::Duplicate,
-                Some(seen) if seen.is_tentative => AddressFault::Tentative,
-                Some(_) => continue,
+            let fault = match by_address.get(&address.address) {
+                None => Some(AddressFault::Nowhere),
+                Some(seen) if seen.is_duplicate => Some(AddressFault::Duplicate),
+                Some(seen) if seen.is_tentative => Some(AddressFault::Tentative),
+                Some(_) if tunnel.kind.is_native() => on_uplink(address.address),
+                Some(_) => None,
+            };
+            let Some(fault) = fault else {
+                continue;
             };
             ailing.push(Address {
                 tunnel: tunnel.name.to_string(),
