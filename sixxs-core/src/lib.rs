@@ -52,3 +52,4 @@ pub mod secret;
 pub mod table_names;
 pub mod tunnel;
 pub mod types;
+pub mod xdp_dispatcher;

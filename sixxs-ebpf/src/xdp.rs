@@ -41,6 +41,19 @@ const MESSAGE: u32 = INNER + IPV6_HEADER_BYTES;
 /// Uplinks with Ethernet headers.
 #[xdp]
 fn sixxs_xdp(context: XdpContext) -> u32 {
+    handle(context)
+}
+
+/// The same for an uplink whose XDP programs libxdp's dispatcher runs: it replaces a function of the dispatcher.
+// SAFETY: nothing else in this object has this name; the section tells the loader what kind of program it is.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "freplace")]
+extern "C" fn sixxs_xdp_shared(context: *mut xdp_md) -> u32 {
+    handle(XdpContext::new(context))
+}
+
+#[inline(always)]
+fn handle(context: XdpContext) -> u32 {
     let frame = &XdpFrame::new(XdpContext::new(context.ctx));
     if frame.load(ETHERNET_HEADER_BYTES - 2) == Some(IPV4)
         && screening::may_be_outer(frame, ETHERNET_HEADER_BYTES)

@@ -13,6 +13,7 @@ use crate::{
     endpoint::Endpoint,
     link::{Link, LinkDriver, LinkLayer, Links, XdpMode},
     types::IfName,
+    xdp_dispatcher::DISPATCHER,
 };
 
 /// Both ends of a native tunnel's outer packets, over IPv4.
@@ -140,9 +141,9 @@ pub enum NoXdp {
     /// Another program is attached.
     #[error("another XDP program is attached: {0}")]
     Foreign(String),
-    /// The dispatcher of libxdp is attached.
-    #[error("the dispatcher of libxdp is attached, which this version does not join")]
-    Dispatcher,
+    /// The dispatcher of libxdp is attached, and our program cannot join it.
+    #[error("the dispatcher of libxdp is attached; to join it fails: {0}")]
+    Dispatcher(String),
     /// The program would run at the ports of the bond.
     #[error("the packets of a bond arrive at its ports")]
     Bond,
@@ -163,20 +164,27 @@ pub enum NoXdp {
     Refused(String),
 }
 
-/// The name of libxdp's dispatcher.
-const DISPATCHER: &str = "xdp_dispatcher";
+/// Where the XDP program of an uplink is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpPlace {
+    /// Where it runs.
+    pub mode: XdpMode,
+    /// Whether libxdp's dispatcher runs it, together with programs of other software.
+    pub is_shared: bool,
+}
 
 /// Features that drivers turn off for an XDP program: with them, the hardware merges packets.
 pub const MERGING_FEATURES: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 
-/// Where the XDP program is to be attached. `foreign`: the name of another program that is attached. With
-/// [`XdpChoice::Auto`], the program is attached only if that takes no feature from the interface.
-pub fn xdp_mode(
+/// Where the XDP program is to be attached. `foreign`: another program that is attached, with its name. With
+/// [`XdpChoice::Auto`], the program is attached only if that takes no feature from the interface. To join a dispatcher
+/// takes nothing more.
+pub fn xdp_place(
     choice: XdpChoice,
     link: &Link,
     links: &Links,
-    foreign: Option<&str>,
-) -> Result<XdpMode, NoXdp> {
+    foreign: Option<(&str, XdpMode)>,
+) -> Result<XdpPlace, NoXdp> {
     if choice == XdpChoice::Off {
         return Err(NoXdp::Off);
     }
@@ -190,15 +198,27 @@ pub fn xdp_mode(
         return Err(NoXdp::Vlans);
     }
     match foreign {
-        Some(DISPATCHER) => return Err(NoXdp::Dispatcher),
-        Some(name) => return Err(NoXdp::Foreign(name.to_owned())),
+        Some((DISPATCHER, XdpMode::Generic)) if choice == XdpChoice::Native => {
+            return Err(NoXdp::Dispatcher("it is in generic mode".to_owned()));
+        }
+        Some((DISPATCHER, mode)) => {
+            return Ok(XdpPlace {
+                mode,
+                is_shared: true,
+            });
+        }
+        Some((name, _)) => return Err(NoXdp::Foreign(name.to_owned())),
         None => {}
     }
-    match choice {
-        XdpChoice::Generic => Ok(XdpMode::Generic),
-        XdpChoice::Auto if link.driver == LinkDriver::Veth => Err(NoXdp::Veth),
-        XdpChoice::Auto | XdpChoice::Native | XdpChoice::Off => Ok(XdpMode::Native),
-    }
+    let mode = match choice {
+        XdpChoice::Generic => XdpMode::Generic,
+        XdpChoice::Auto if link.driver == LinkDriver::Veth => return Err(NoXdp::Veth),
+        XdpChoice::Auto | XdpChoice::Native | XdpChoice::Off => XdpMode::Native,
+    };
+    Ok(XdpPlace {
+        mode,
+        is_shared: false,
+    })
 }
 
 #[cfg(test)]
@@ -394,15 +414,35 @@ mod tests {
             (Native, &bond, &none, Err(NoXdp::Bond)),
             (Native, &plain, &with_vlan, Err(NoXdp::Vlans)),
         ] {
-            let found = xdp_mode(choice, link, links, None);
+            let found = xdp_place(choice, link, links, None);
+            let expected = expected.map(|mode| XdpPlace {
+                mode,
+                is_shared: false,
+            });
             assert_eq!(found, expected, "{choice:?} {link:?}");
         }
-        for (name, expected) in [
-            ("filter", NoXdp::Foreign("filter".to_owned())),
-            ("xdp_dispatcher", NoXdp::Dispatcher),
+        let foreign = NoXdp::Foreign("filter".to_owned());
+        let found = xdp_place(Native, &plain, &none, Some(("filter", native)));
+        assert_eq!(found, Err(foreign));
+        for (choice, mode, is_joined) in [
+            (Auto, native, true),
+            (Auto, generic, true),
+            (Native, native, true),
+            (Native, generic, false),
+            (Generic, native, true),
+            (Off, native, false),
         ] {
-            let found = xdp_mode(Native, &plain, &none, Some(name));
-            assert_eq!(found, Err(expected));
+            // The other end of the pair has lost the offload already.
+            let found = xdp_place(choice, &veth, &none, Some((DISPATCHER, mode)));
+            let expected = XdpPlace {
+                mode,
+                is_shared: true,
+            };
+            assert_eq!(
+                found.ok() == Some(expected),
+                is_joined,
+                "{choice:?} {mode:?}"
+            );
         }
     }
 }

@@ -141,7 +141,11 @@ impl Kernel {
 /// is not loaded; the others can do without it.
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
     thread::scope(|scope| {
-        let mut programs = ebpf.programs_mut();
+        let is_wanted = |(_, program): &(&str, &mut Program)| {
+            // It is loaded for the dispatcher that it joins.
+            !matches!(program, Program::Extension(_))
+        };
+        let mut programs = ebpf.programs_mut().filter(is_wanted);
         let first = programs.next();
         let others: Vec<_> = programs
             .map(|(name, program)| (name, scope.spawn(|| load_program(program))))

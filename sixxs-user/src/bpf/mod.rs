@@ -7,6 +7,7 @@
 
 mod clsact;
 mod counter_migration;
+mod dispatcher;
 mod dry_run;
 mod hook;
 mod inspect;
@@ -46,9 +47,9 @@ use sixxs_core::{
     config::XdpChoice,
     enforce::{
         Enforcement, Interface, Role,
-        screening::{NoXdp, XdpWish},
+        screening::{NoXdp, XdpPlace, XdpWish},
     },
-    link::{Links, XdpMode},
+    link::Links,
     tunnel::OuterPath,
     types::{IfIndex, IfName},
 };
@@ -265,7 +266,7 @@ impl Kernel {
         });
         let wishes: Vec<_> = wishes.collect();
         let keep = |index| wishes.iter().any(|(_, _, link)| link.index == index);
-        self.xdp.retain(&keep);
+        self.xdp.retain(links, &keep);
         let mut failures = Vec::new();
         for (name, wish, link) in wishes {
             let XdpWish::Attach(choice) = wish else {
@@ -289,7 +290,7 @@ impl Kernel {
 
     /// Where the XDP program is attached to an interface, or why it is not. `None`: it is not wanted there.
     #[must_use]
-    pub fn xdp(&self, interface: &Interface) -> Option<Result<XdpMode, String>> {
+    pub fn xdp(&self, interface: &Interface) -> Option<Result<XdpPlace, String>> {
         let XdpWish::Attach(_) = interface.xdp? else {
             return None;
         };

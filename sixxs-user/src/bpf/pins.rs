@@ -2,7 +2,8 @@
 //!
 //! Interface indexes are local to a network namespace. So each namespace has its own directory below the pin
 //! directory, named by its cookie; pins of other namespaces are never changed. The directory contains
-//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, `v1/links/IFINDEX-xdp` and `v1/clsact/IFINDEX`. The last is an
+//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, `v1/links/IFINDEX-xdp`, `v1/links/IFINDEX-xdp-shared` (a program) and
+//! `v1/clsact/IFINDEX`. The last is an
 //! empty directory that marks a clsact qdisc of sixxs; it is removed together with the pins. Foreign objects in
 //! the places of the maps are moved to `v1/strange/NAME`.
 //!
@@ -40,6 +41,9 @@ const NAMESPACE: &str = "net-";
 
 /// Behind the interface's index in the name of an XDP link.
 const XDP_SUFFIX: &str = "-xdp";
+
+/// The same for the XDP program that libxdp's dispatcher runs.
+const SHARED_XDP_SUFFIX: &str = "-xdp-shared";
 
 /// The pin directory, on a bpffs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,15 +300,37 @@ impl Pins {
 
     /// The interfaces with a pinned XDP link.
     pub(super) fn pinned_xdp_links(&self) -> anyhow::Result<Vec<IfIndex>> {
+        self.indexes_in_links(XDP_SUFFIX)
+    }
+
+    /// The path of the pin of the XDP program that an interface's dispatcher runs.
+    pub(super) fn shared_xdp(&self, index: IfIndex) -> PathBuf {
+        self.links().join(format!("{index}{SHARED_XDP_SUFFIX}"))
+    }
+
+    /// The interfaces whose dispatcher runs our XDP program.
+    pub(super) fn pinned_shared_xdp(&self) -> anyhow::Result<Vec<IfIndex>> {
+        self.indexes_in_links(SHARED_XDP_SUFFIX)
+    }
+
+    /// The indexes in the names of pins that end like this.
+    fn indexes_in_links(&self, suffix: &str) -> anyhow::Result<Vec<IfIndex>> {
         if !self.is_enabled {
             return Ok(Vec::new());
         }
         let names = names(&self.links())?;
         let indexes = names.iter().filter_map(|name| {
-            let index = name.strip_suffix(XDP_SUFFIX)?;
+            let index = name.strip_suffix(suffix)?;
             index.parse().ok().map(IfIndex)
         });
         Ok(indexes.collect())
+    }
+
+    /// The root of the bpffs of the pin directory.
+    pub(super) fn bpffs(&self) -> Option<PathBuf> {
+        let mut ancestors = self.pin_dir.ancestors();
+        let root = ancestors.find(|ancestor| on_bpffs(ancestor) && is_mount_point(ancestor));
+        root.map(Path::to_owned)
     }
 
     /// Marks the clsact qdisc of an interface as one of sixxs.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use sixxs_core::link::Links;
 
 use super::{
     AttachPoint, Pins,
     clsact::{remove_clsact, remove_filter},
-    pins, unscoped,
+    dispatcher, pins, unscoped,
 };
 use crate::netlink::{Netlink, tc::Direction};
 
@@ -32,6 +33,14 @@ pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow:
             };
             remove_filter(netlink, point).await?;
         }
+    }
+    for link in pins
+        .pinned_shared_xdp()?
+        .into_iter()
+        .filter_map(|index| links.by_index(index))
+    {
+        dispatcher::leave(&pins, link)
+            .with_context(|| format!("leave the XDP dispatcher at {}", link.name))?;
     }
     for index in pins.marked_clsact()? {
         remove_clsact(&pins, netlink, index).await?;

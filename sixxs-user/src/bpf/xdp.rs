@@ -19,14 +19,16 @@ use anyhow::Context as _;
 use aya::{Ebpf, programs::Xdp};
 use sixxs_core::{
     config::XdpChoice,
-    enforce::screening::{MERGING_FEATURES, NoXdp, xdp_mode},
+    enforce::screening::{MERGING_FEATURES, NoXdp, XdpPlace, xdp_place},
     link::{Link, LinkDriver, Links, XdpMode, XdpProgram},
     types::IfIndex,
+    xdp_dispatcher::DISPATCHER,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Pins,
+    dispatcher::{self, Joined},
     hook::AttachState,
     objects,
     syscall::{call, make},
@@ -47,6 +49,9 @@ const ATTACH_TYPE: u32 = 37;
 /// An attempt that failed is repeated after this time, unless something changes before.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// The maximum age of a scan.
+const SCAN: Duration = Duration::from_secs(1);
+
 /// The XDP programs that are attached.
 pub(super) struct XdpLinks {
     pins: Pins,
@@ -63,8 +68,24 @@ struct Attached {
     mode: XdpMode,
     /// The choice for which it was attached; `None`: by an earlier run.
     choice: Option<XdpChoice>,
-    /// The link, which this descriptor keeps.
-    link: OwnedFd,
+    by: By,
+}
+
+/// What keeps a program at an interface.
+enum By {
+    /// A link, which this descriptor keeps.
+    Link(OwnedFd),
+    /// A dispatcher, which runs other programs too.
+    Dispatcher(Joined),
+}
+
+impl Attached {
+    fn place(&self) -> XdpPlace {
+        XdpPlace {
+            mode: self.mode,
+            is_shared: matches!(self.by, By::Dispatcher(_)),
+        }
+    }
 }
 
 /// A failed attempt.
@@ -76,17 +97,17 @@ struct Refused {
 }
 
 /// The XDP program, as far as it is needed to attach it.
-struct Program<'a> {
-    descriptor: BorrowedFd<'a>,
+struct Program {
+    descriptor: OwnedFd,
     id: u32,
 }
 
 /// The program in the object.
-fn in_object(ebpf: &mut Ebpf) -> anyhow::Result<Program<'_>> {
+fn in_object(ebpf: &mut Ebpf) -> anyhow::Result<Program> {
     let program: &mut Xdp = super::find(ebpf, super::XDP)?.try_into()?;
     Ok(Program {
         id: program.info().context("query the program's ID")?.id(),
-        descriptor: program.fd()?.as_fd(),
+        descriptor: program.fd()?.as_fd().try_clone_to_owned()?,
     })
 }
 
@@ -102,9 +123,9 @@ impl XdpLinks {
     }
 
     /// Where the program is attached to an interface, or why it is not. `None`: it is not wanted there.
-    pub(super) fn state(&self, index: IfIndex) -> Option<Result<XdpMode, &NoXdp>> {
+    pub(super) fn state(&self, index: IfIndex) -> Option<Result<XdpPlace, &NoXdp>> {
         match self.attached.get(&index) {
-            Some(attached) => Some(Ok(attached.mode)),
+            Some(attached) => Some(Ok(attached.place())),
             None => self.refused.get(&index).map(|refused| Err(&refused.reason)),
         }
     }
@@ -165,7 +186,7 @@ impl XdpLinks {
         choice: XdpChoice,
         reason: NoXdp,
     ) -> Result<AttachState, NoXdp> {
-        self.detach(link.index);
+        self.detach(link);
         let refused = Refused {
             reason: reason.clone(),
             facts: (choice, link.xdp),
@@ -184,30 +205,41 @@ impl XdpLinks {
     ) -> Result<AttachState, NoXdp> {
         let program = in_object(ebpf).map_err(|error| NoXdp::Refused(format!("{error:#}")))?;
         self.own.insert(program.id);
-        let state = match self.keep(&program, link, links, choice)? {
+        let state = match self.keep(ebpf, &program, link, links, choice)? {
             AttachState::InPlace => return Ok(AttachState::InPlace),
             lost => lost,
         };
         let foreign = self.foreign(link);
-        let mode = xdp_mode(choice, link, links, foreign.as_deref())?;
-        let link_to = match choice {
-            XdpChoice::Auto => self.attach_without_loss(&program, link.index, mode)?,
-            _ => create(&program, link.index, mode).map_err(|error| refused(&error))?,
+        let foreign = foreign.as_ref().map(|(name, mode)| (name.as_str(), *mode));
+        let place = xdp_place(choice, link, links, foreign)?;
+        let by = if place.is_shared {
+            By::Dispatcher(self.join(ebpf, link, None)?)
+        } else if choice == XdpChoice::Auto {
+            By::Link(self.attach_without_loss(&program, link.index, place.mode)?)
+        } else {
+            let created = create(&program, link.index, place.mode);
+            By::Link(created.map_err(|error| refused(&error))?)
         };
         let attached = Attached {
-            mode,
+            mode: place.mode,
             choice: Some(choice),
-            link: link_to,
+            by,
         };
         self.attached.insert(link.index, attached);
         self.pin(link.index);
         Ok(state)
     }
 
+    /// Joins the dispatcher of an interface, in the place of an earlier program of ours.
+    fn join(&self, ebpf: &mut Ebpf, link: &Link, former: Option<u32>) -> Result<Joined, NoXdp> {
+        dispatcher::join(&self.pins, ebpf, link, former)
+            .map_err(|error| NoXdp::Dispatcher(format!("{error:#}")))
+    }
+
     /// Attaches the program by a link, unless that costs a feature of the interface.
     fn attach_without_loss(
         &mut self,
-        program: &Program<'_>,
+        program: &Program,
         index: IfIndex,
         mode: XdpMode,
     ) -> Result<OwnedFd, NoXdp> {
@@ -231,10 +263,11 @@ impl XdpLinks {
         Err(NoXdp::Offloads(lost))
     }
 
-    /// Keeps or takes over a link that fits. Detaches one that does not.
+    /// Keeps or takes over what fits, with the present program. Detaches what does not fit.
     fn keep(
         &mut self,
-        program: &Program<'_>,
+        ebpf: &mut Ebpf,
+        program: &Program,
         link: &Link,
         links: &Links,
         choice: XdpChoice,
@@ -249,40 +282,72 @@ impl XdpLinks {
         let Some(attached) = self.attached.get_mut(&index) else {
             return Ok(AttachState::Missing);
         };
-        if !is_at(&attached.link, index) {
+        if !is_still_at(&mut attached.by, &self.pins, link) {
             self.attached.remove(&index);
             return Ok(AttachState::Detached);
         }
         // What other choices attached may cost what "auto" avoids. Of an earlier run, the choice is not known.
         let was_auto = attached.choice.is_none_or(|before| before == choice);
-        let is_kept = choice != XdpChoice::Auto || was_auto;
-        if xdp_mode(choice, link, links, None) != Ok(attached.mode) || !is_kept {
-            self.detach(index);
+        let place = attached.place();
+        let is_kept = choice != XdpChoice::Auto || was_auto || place.is_shared;
+        let foreign = place.is_shared.then_some((DISPATCHER, place.mode));
+        if xdp_place(choice, link, links, foreign) != Ok(place) || !is_kept {
+            self.detach(link);
             return Ok(AttachState::Missing);
         }
         attached.choice = Some(choice);
-        let found = objects::link(&attached.link).map(|link| link.program);
-        if found.is_ok_and(|found| found != program.id) {
-            update(&attached.link, program).map_err(|error| refused(&error))?;
+        match &attached.by {
+            By::Link(present) => {
+                let found = objects::link(present).map(|link| link.program);
+                if found.is_ok_and(|found| found != program.id) {
+                    update(present, program).map_err(|error| refused(&error))?;
+                }
+            }
+            By::Dispatcher(joined) if dispatcher::is_of(ebpf, joined.program) => {}
+            By::Dispatcher(joined) => {
+                let former = joined.program;
+                let joined = self.join(ebpf, link, Some(former))?;
+                if let Some(attached) = self.attached.get_mut(&index) {
+                    attached.by = By::Dispatcher(joined);
+                }
+            }
         }
         self.pin(index);
         Ok(AttachState::InPlace)
     }
 
-    /// The name of the program of other software at an interface, as the last scan found it.
-    fn foreign(&self, link: &Link) -> Option<String> {
+    /// The program of other software at an interface, as the last scan found it: its name and its mode.
+    fn foreign(&self, link: &Link) -> Option<(String, XdpMode)> {
         let found = link.xdp.filter(|found| !self.own.contains(&found.id))?;
         // To read names needs CAP_SYS_ADMIN.
-        let name = objects::program_name(found.id);
-        Some(name.unwrap_or_else(|| format!("number {}", found.id)))
+        let name = objects::program_name(found.id).unwrap_or_else(|| {
+            if dispatcher::is_pinned(&self.pins, link) {
+                DISPATCHER.to_owned()
+            } else {
+                format!("number {}", found.id)
+            }
+        });
+        Some((name, found.mode))
     }
 
-    /// The pinned link of an earlier run, if it is attached to this interface.
+    /// What an earlier run has pinned, if it is attached to this interface.
     fn earlier(&self, link: &Link) -> Option<Attached> {
         if !self.pins.is_enabled() {
             return None;
         }
         let present = link.xdp?;
+        let by = match self.earlier_link(link, present) {
+            Some(descriptor) => By::Link(descriptor),
+            None => By::Dispatcher(dispatcher::earlier(&self.pins, link)?),
+        };
+        Some(Attached {
+            mode: present.mode,
+            choice: None,
+            by,
+        })
+    }
+
+    fn earlier_link(&self, link: &Link, present: XdpProgram) -> Option<OwnedFd> {
         let descriptor = objects::open(&self.pins.xdp_link(link.index)).ok()?;
         if objects::kind(&descriptor) != Some(objects::Kind::Link) {
             return None;
@@ -291,17 +356,16 @@ impl XdpLinks {
         let is_here = found.kind == LINK_TYPE_XDP
             && found.interface == link.index.0
             && found.program == present.id;
-        is_here.then_some(Attached {
-            mode: present.mode,
-            choice: None,
-            link: descriptor,
-        })
+        is_here.then_some(descriptor)
     }
 
     /// Pins the link of an interface, unless it is pinned. Without a pin, the program ends with the daemon.
     fn pin(&self, index: IfIndex) {
-        let Some(Attached { link, .. }) = self.attached.get(&index) else {
-            return;
+        let Some(Attached {
+            by: By::Link(link), ..
+        }) = self.attached.get(&index)
+        else {
+            return; // the pins of a dispatcher belong to all its programs
         };
         let path = self.pins.xdp_link(index);
         if !self.pins.is_enabled() || is_pinned(&path, link) {
@@ -325,15 +389,21 @@ impl XdpLinks {
     }
 
     /// Detaches the program from the interfaces that `keep` does not cover.
-    pub(super) fn retain(&mut self, keep: &impl Fn(IfIndex) -> bool) {
-        let pinned = self.pins.pinned_xdp_links().unwrap_or_default();
-        let unwanted: Vec<_> = pinned
+    pub(super) fn retain(&mut self, links: &Links, keep: &impl Fn(IfIndex) -> bool) {
+        let by_links = self.pins.pinned_xdp_links().unwrap_or_default();
+        let shared = self.pins.pinned_shared_xdp().unwrap_or_default();
+        let unwanted: Vec<_> = by_links
             .into_iter()
+            .chain(shared)
             .chain(self.attached.keys().copied())
             .filter(|index| !keep(*index))
             .collect();
         for index in unwanted {
-            self.detach(index);
+            match links.by_index(index) {
+                Some(link) => self.detach(link),
+                // With its interface, the program is gone.
+                None => self.forget(index),
+            }
         }
         self.refused.retain(|index, _| keep(*index));
         self.lossy.retain(|index, _| keep(*index));
@@ -344,12 +414,22 @@ impl XdpLinks {
         self.refused.remove(&index);
     }
 
-    /// Detaches the program: a link ends with its last pin and descriptor.
-    fn detach(&mut self, index: IfIndex) {
-        if self.pins.is_enabled()
-            && let Err(error) = files::remove_if_exists(&self.pins.xdp_link(index))
-        {
-            debug!("{error:#}");
+    /// Detaches the program: a link ends with its last pin and descriptor, and a dispatcher is left.
+    fn detach(&mut self, link: &Link) {
+        if let Err(error) = dispatcher::leave(&self.pins, link) {
+            warn!("leave the XDP dispatcher at {}: {error:#}", link.name);
+        }
+        self.forget(link.index);
+    }
+
+    /// Removes the pins of an interface's program, and closes its link.
+    fn forget(&mut self, index: IfIndex) {
+        for pin in [self.pins.xdp_link(index), self.pins.shared_xdp(index)] {
+            if self.pins.is_enabled()
+                && let Err(error) = files::remove_if_exists(&pin)
+            {
+                debug!("{error:#}");
+            }
         }
         self.attached.remove(&index);
     }
@@ -360,7 +440,11 @@ impl XdpLinks {
         let is_due = |refused: &Refused| {
             matches!(refused.reason, NoXdp::Foreign(_)) && refused.at.elapsed() >= RETRY
         };
-        let is_lost = |(index, attached): (&IfIndex, &Attached)| !is_at(&attached.link, *index);
+        // A change of a dispatcher has an event.
+        let is_lost = |(index, attached): (&IfIndex, &Attached)| match &attached.by {
+            By::Link(link) => !is_at(link, *index),
+            By::Dispatcher(_) => false,
+        };
         self.refused.values().any(is_due) || self.attached.iter().any(is_lost)
     }
 }
@@ -368,6 +452,22 @@ impl XdpLinks {
 /// Whether a link is attached to an interface.
 fn is_at(link: &OwnedFd, index: IfIndex) -> bool {
     objects::link(link).is_ok_and(|found| found.interface == index.0)
+}
+
+/// Whether the program is still attached to an interface. Other owners may have replaced its dispatcher.
+fn is_still_at(by: &mut By, pins: &Pins, link: &Link) -> bool {
+    match by {
+        By::Link(present) => is_at(present, link.index),
+        By::Dispatcher(joined) => match link.xdp {
+            Some(present) if present.id == joined.dispatcher => true,
+            Some(present) if dispatcher::runs(pins, link, joined.program) => {
+                joined.dispatcher = present.id;
+                true
+            }
+            // The scan may be older than the dispatcher.
+            _ => joined.since.elapsed() < SCAN,
+        },
+    }
 }
 
 fn refused(error: &io::Error) -> NoXdp {
@@ -379,7 +479,7 @@ fn refused(error: &io::Error) -> NoXdp {
 }
 
 /// Attaches the program by a new link.
-fn create(program: &Program<'_>, index: IfIndex, mode: XdpMode) -> io::Result<OwnedFd> {
+fn create(program: &Program, index: IfIndex, mode: XdpMode) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Create {
         program: u32,
@@ -388,7 +488,7 @@ fn create(program: &Program<'_>, index: IfIndex, mode: XdpMode) -> io::Result<Ow
         flags: u32,
     }
     let mut create = Create {
-        program: descriptor_number(program.descriptor)?,
+        program: descriptor_number(program.descriptor.as_fd())?,
         interface: index.0,
         attach_type: ATTACH_TYPE,
         // `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
@@ -404,7 +504,7 @@ fn create(program: &Program<'_>, index: IfIndex, mode: XdpMode) -> io::Result<Ow
 }
 
 /// Replaces the program of a link, in one step.
-fn update(link: &OwnedFd, program: &Program<'_>) -> io::Result<()> {
+fn update(link: &OwnedFd, program: &Program) -> io::Result<()> {
     #[repr(C)]
     struct Update {
         link: u32,
@@ -414,7 +514,7 @@ fn update(link: &OwnedFd, program: &Program<'_>) -> io::Result<()> {
     }
     let mut update = Update {
         link: descriptor_number(link.as_fd())?,
-        program: descriptor_number(program.descriptor)?,
+        program: descriptor_number(program.descriptor.as_fd())?,
         flags: 0,
         old_program: 0,
     };

@@ -18,11 +18,11 @@ use sixxs_core::{
         Enforcement,
         endpoints::endpoints,
         outer_paths,
-        screening::{self, Screening},
+        screening::{self, Screening, XdpPlace},
     },
     explain::rules::PolicyRule,
     failure_tracker::FailureTracker,
-    link::{Links, XdpMode},
+    link::Links,
     routing::{Desired, Observed, Owners, Plan},
     tunnel::OuterReport,
     types::IfName,
@@ -176,7 +176,7 @@ impl Reconciler {
 
     /// Where the XDP program is attached to each uplink, or why it is not. Uplinks where there is nothing to screen are
     /// not in it.
-    pub(super) fn xdp(&self) -> BTreeMap<IfName, Result<XdpMode, String>> {
+    pub(super) fn xdp(&self) -> BTreeMap<IfName, Result<XdpPlace, String>> {
         let interfaces = self.enforcement.interfaces.iter();
         interfaces
             .filter_map(|(name, interface)| Some((name.clone(), self.programs.xdp(interface)?)))

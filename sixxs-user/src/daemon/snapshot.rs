@@ -7,13 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    config::Config,
-    doctor::routing::Shadow,
-    echo_health::EchoHealth,
-    endpoint::Endpoint,
-    link::{Links, XdpMode},
-    outer_traffic::SilentTunnel,
-    routing::Plan,
+    config::Config, doctor::routing::Shadow, echo_health::EchoHealth, endpoint::Endpoint,
+    enforce::screening::XdpPlace, link::Links, outer_traffic::SilentTunnel, routing::Plan,
     types::IfName,
 };
 
@@ -36,7 +31,7 @@ pub(super) struct Snapshot<'a> {
     /// How the programs of interfaces are attached.
     pub(super) hooks: BTreeMap<IfName, Hook>,
     /// Where the XDP program is attached to uplinks, or why it is not.
-    pub(super) xdp: BTreeMap<IfName, Result<XdpMode, String>>,
+    pub(super) xdp: BTreeMap<IfName, Result<XdpPlace, String>>,
     /// The tunnels that are started.
     pub(super) started: BTreeSet<IfName>,
     /// The tunnels of the configuration.

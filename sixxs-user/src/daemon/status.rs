@@ -9,7 +9,8 @@ use sixxs_common::{
 use sixxs_core::{
     broker::{ayiya::wire::DropReason, connects::Standing},
     config::{Config, Tunnel},
-    link::{Links, XdpMode},
+    enforce::screening::XdpPlace,
+    link::Links,
     types::IfName,
 };
 
@@ -184,14 +185,16 @@ pub(super) fn uplink_names(config: &Config, links: &Links) -> Vec<IfName> {
 }
 
 /// The XDP program of an uplink.
-fn xdp(state: &Result<XdpMode, String>) -> api::Xdp {
+fn xdp(state: &Result<XdpPlace, String>) -> api::Xdp {
     match state {
-        Ok(mode) => api::Xdp {
-            mode: Some((*mode).into()),
+        Ok(place) => api::Xdp {
+            mode: Some(place.mode.into()),
+            shared: place.is_shared,
             reason: None,
         },
         Err(reason) => api::Xdp {
             mode: None,
+            shared: false,
             reason: Some(reason.clone()),
         },
     }

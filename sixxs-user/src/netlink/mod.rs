@@ -22,6 +22,7 @@ pub mod sit;
 pub mod tc;
 mod watch;
 mod wireguard;
+mod xdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,6 +57,7 @@ pub use observe::GLOBAL;
 pub use route_query::{FoundRoute, RouteQuery, RouteResult};
 pub use rules::NoPolicyRules;
 pub use watch::{Change, ForeignRouteChange, PathWatcher, Removal, Removed, Watcher};
+pub use xdp::replace_xdp;
 
 /// Timeout of a request; the kernel always answers faster.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -34,7 +34,7 @@ fn start(extra: &str) -> Result<(Fixture, Daemon)> {
 }
 
 /// Where the XDP program is attached, by the daemon's status; else why it is not.
-fn state(fixture: &Fixture) -> Result<String> {
+pub(crate) fn state(fixture: &Fixture) -> Result<String> {
     let status = fixture.program.status()?;
     let xdp = status.uplinks.first().and_then(|uplink| uplink.xdp.clone());
     let xdp = xdp.context("the status of the XDP program")?;
@@ -43,7 +43,7 @@ fn state(fixture: &Fixture) -> Result<String> {
 }
 
 /// Sends forged packets to both tunnels. Each is counted by its reason, and both tunnels work.
-fn forged_packets_are_counted(fixture: &Fixture) -> Result<()> {
+pub(crate) fn forged_packets_are_counted(fixture: &Fixture) -> Result<()> {
     let [plain, sealed] = fixture.lab.tunnels();
     let count = |tunnel: &Tunnel, reason: &str| {
         let status = fixture.program.status()?;

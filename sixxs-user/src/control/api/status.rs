@@ -231,6 +231,9 @@ pub struct Uplink {
 pub struct Xdp {
     /// Where it is attached; `null`: nowhere.
     pub mode: Option<XdpMode>,
+    /// Whether libxdp's dispatcher runs it, together with programs of other software.
+    #[serde(default)]
+    pub shared: bool,
     /// Why it is not attached.
     pub reason: Option<String>,
 }

@@ -6,7 +6,7 @@ use super::{
     lines::push_line,
     numbers::{counted, duration, short_time, size},
 };
-use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink};
+use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, Xdp};
 
 /// Width of the terminal in columns.
 const WIDTH: usize = 80;
@@ -271,9 +271,13 @@ fn uplink(text: &mut String, uplink: &Uplink) {
                 .hook
                 .as_ref()
                 .map_or_else(String::new, |hook| format!(" ({hook})")),
-            match uplink.xdp.as_ref().and_then(|xdp| xdp.mode) {
-                Some(mode) => format!(", XDP {mode}"),
-                None => String::new(),
+            match &uplink.xdp {
+                Some(Xdp {
+                    mode: Some(mode),
+                    shared,
+                    ..
+                }) => format!(", XDP {mode}{}", if *shared { " (shared)" } else { "" }),
+                _ => String::new(),
             }
         ),
     );
