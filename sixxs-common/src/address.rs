@@ -156,6 +156,12 @@ impl Prefix {
         }
     }
 
+    /// The first words of its mask and of its first address.
+    #[must_use]
+    pub const fn first_words(&self) -> (u64, u64) {
+        (self.mask.words[0], self.value.words[0])
+    }
+
     /// A prefix that contains no address: its value has bits that its mask clears.
     pub const NEVER: Self = Self {
         mask: Address { words: [0; 2] },

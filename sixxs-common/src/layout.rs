@@ -14,9 +14,9 @@ use crate::{
 
 /// Version of all types in this module. It is part of the path at which the maps are pinned.
 ///
-/// User space carries the counters over to a new version. For that, two properties must not change: the state
-/// of a slot begins with [`CAPACITY`](crate::stat::CAPACITY) counters, and new counters are appended.
-pub const VERSION: u32 = 6;
+/// User space carries the counters over to a new version. For that, three properties must not change: the state
+/// of a slot begins with its counters, new counters are appended, and the values of the map `CARRIED` are counters alone.
+pub const VERSION: u32 = 7;
 
 /// The number of slots. Each tunnel and each uplink has a slot. A name keeps its slot for the lifetime of the
 /// pinned maps; the slot of an unused name is reused only if all slots are taken.
@@ -102,7 +102,8 @@ pub struct Interface {
     pub link_bytes: u8,
     /// The interface's own link-layer address; zero if it has none.
     pub mac: [u8; 6],
-    /// [`Control::generation`]. It is copied here because the programs read this entry for each packet.
+    /// [`Control::generation`]. It is copied here because the programs read this entry for each packet. Its lowest bit is
+    /// the index of the [`SourceFilter`](crate::source_filter::SourceFilter).
     pub generation: u64,
     /// 1 for a tunnel whose packets the programs carry, by its [`OuterPath`](crate::six_in_four::OuterPath); else 0.
     pub is_carried: u8,
@@ -114,8 +115,11 @@ pub struct Interface {
     pub counts_outer_ipv6: u8,
     /// 1 if the XDP program may answer echo requests here; else 0.
     pub answers_by_xdp: u8,
+    /// 1 at an uplink with Ethernet headers if nothing but the counters matters for packets of no tunnel: the programs look
+    /// their sources up in the [`SourceFilter`](crate::source_filter::SourceFilter) first. Else 0.
+    pub uses_filter: u8,
     /// Always 0.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// The local address of the tunnel. A packet that arrives with this source address is dropped.
     /// Unspecified: no packet is dropped for its source.
     pub own: Address,

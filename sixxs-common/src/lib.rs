@@ -37,6 +37,7 @@ pub mod packet;
 pub mod recursion;
 pub mod screening;
 pub mod six_in_four;
+pub mod source_filter;
 pub mod stat;
 pub mod too_big;
 pub mod treatment;

@@ -1,9 +1,10 @@
 //! Recursive routing: a tunnel's own outer packets have the tunnel's address as source, and so would enter
 //! the same tunnel. In each round they grow by the headers of one encapsulation.
 //!
-//! Two criteria at the tunnel's entrance distinguish them from all other packets, however they were routed
+//! Three criteria at the tunnel's entrance distinguish them from all other packets, however they were routed
 //! there:
 //!
+//! * *known*: they go to the tunnel's endpoint, if that is known with its protocol and port.
 //! * *nested*: after the headers of its encapsulation, the packet contains, possibly through further tunnels,
 //!   a packet between the same two addresses. This is proof, and appears in the second round.
 //! * *growth*: if the inner packet cannot be read, the longest packet of the flow grows [`EQUAL_STEPS`] times in a
@@ -158,7 +159,7 @@ pub struct Growth {
     pub passed: u32,
     /// Packets of the flow that were dropped since detection; 0: not detected.
     pub dropped: u32,
-    /// 1: detected by nesting, which needs no further proof.
+    /// 1: detected by nesting or by the known endpoint, which needs no further proof.
     pub is_proved: u32,
 }
 

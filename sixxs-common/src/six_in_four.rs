@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     decide::Tables,
     packet::{self, IPV6_HEADER_BYTES, Packet},
-    too_big::fold,
+    too_big::{MINIMUM_MTU, fold},
 };
 
 /// The protocol number of IPv6 in IPv4.
@@ -58,16 +58,45 @@ impl OuterPath {
         [r0, r1, r2, r3, l0, l1, l2, l3]
     }
 
-    /// Whether a packet of `bytes`, or each segment of `batch_bytes` payload of a batch, fits the path.
+    /// Whether a packet of `bytes` fits the path, or each segment of a batch. `segment_bytes` is the length of its longest
+    /// segment, `None` if that is unknown; it is called rarely.
     #[inline(always)]
-    #[must_use]
-    pub const fn fits(&self, bytes: u32, batch_bytes: u32) -> bool {
-        if batch_bytes == 0 {
-            bytes <= self.largest_inner
+    pub fn fit(
+        &self,
+        bytes: u32,
+        is_batch: bool,
+        segment_bytes: impl FnOnce() -> Option<u32>,
+    ) -> PathFit {
+        if is_batch && self.takes_batches != 0 {
+            return PathFit::Fits;
+        }
+        let longest = if is_batch {
+            match segment_bytes() {
+                Some(longest) => longest,
+                None => return PathFit::Unknown,
+            }
         } else {
-            self.takes_batches != 0
+            bytes
+        };
+        if longest <= self.largest_inner {
+            PathFit::Fits
+        } else if longest <= MINIMUM_MTU {
+            PathFit::Unknown
+        } else {
+            PathFit::TooBig(self.largest_inner.max(MINIMUM_MTU))
         }
     }
+}
+
+/// Whether a packet fits the path to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathFit {
+    /// It fits.
+    Fits,
+    /// It does not. The sender gets Packet Too Big with this MTU, in bytes.
+    TooBig(u32),
+    /// Only the daemon can send it: in fragments, as IPv6 requires of packets up to [`MINIMUM_MTU`], or in segments.
+    Unknown,
 }
 
 /// The traffic class in the first two bytes of an IPv6 header (RFC 8200 §3).
@@ -291,6 +320,35 @@ mod tests {
         let sum: u32 = words.sum();
         let sum = (sum & 0xffff) + (sum >> 16);
         (sum & 0xffff) + (sum >> 16)
+    }
+
+    #[test]
+    fn packets_fit_or_are_answered_or_left() {
+        use PathFit::{Fits, TooBig, Unknown};
+        // longest packet of the path, whether it takes batches, length, segment of a batch, result
+        for (largest_inner, takes_batches, bytes, segment, expected) in [
+            (1480, 1, 1480, None, Fits),
+            (1480, 1, 1481, None, TooBig(1480)),
+            (1480, 1, 60_000, Some(Some(1480)), Fits),
+            (1380, 0, 1380, None, Fits),
+            (1380, 0, 1381, None, TooBig(1380)),
+            (1380, 0, 60_000, Some(Some(1380)), Fits),
+            (1380, 0, 60_000, Some(Some(1381)), TooBig(1380)),
+            (1380, 0, 60_000, Some(None), Unknown),
+            (1180, 0, 1180, None, Fits),
+            (1180, 0, 1181, None, Unknown),
+            (1180, 0, 1280, None, Unknown),
+            (1180, 0, 1281, None, TooBig(1280)),
+            (1180, 0, 60_000, Some(Some(1280)), Unknown),
+        ] {
+            let path = OuterPath {
+                largest_inner,
+                takes_batches,
+                ..PATH
+            };
+            let found = path.fit(bytes, segment.is_some(), || segment.unwrap());
+            assert_eq!(found, expected, "{path:?} {bytes} {segment:?}");
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ stats! {
     Recursions, "recursions", "Outer packets with this tunnel's address that were routed into it although they carry it, at any interface; dropped.";
     CarriedOut, "carried_out", "Packets that the programs handed to the uplink with an outer header.";
     CarriedIn, "carried_in", "Packets that arrived for the tunnel with an outer header that the programs removed.";
-    CarriedOutLeft, "carried_out_left", "Packets that left by a tunnel of the programs, which they left to the daemon: too long for the path to the broker, or in another tunnel.";
+    CarriedOutLeft, "carried_out_left", "Packets that left by a tunnel of the programs, which they left to the daemon: it sends them in fragments, or they are in another tunnel.";
     CarriedInFragments, "carried_in_fragments", "Fragments of outer packets, which the programs left to the kernel and the daemon.";
     CarriedInMalformed, "carried_in_malformed", "Outer packets without a complete IPv6 packet, which the programs left to the kernel.";
     CarriedInOwnSource, "carried_in_own_source", "Outer packets whose inner source is an address behind this host, which the programs left to the kernel.";
@@ -78,11 +78,12 @@ stats! {
     CarriedInCongested, "carried_in_congested", "Outer packets with a congestion mark that the inner packet cannot take (RFC 6040); dropped.";
     CarriedOutDropped, "carried_out_dropped", "Packets of a tunnel that the programs could not hand to the uplink, after they had changed them; dropped.";
     EchoByPrograms, "echo_answered_by_programs", "Echo requests that arrived by the tunnel for an address of its own, and that the programs answered.";
+    CarriedOutTooBig, "carried_out_too_big", "Packets of a tunnel of the programs that were too long for the path to the broker, and so were answered by Packet Too Big.";
 }
 
 /// Number of entries in [`Counters`]: more than there are counters, so that a new one does not change
 /// the shape of pinned maps.
-pub const CAPACITY: usize = 48;
+pub const CAPACITY: usize = 64;
 
 const _: () = assert!(Stat::ALL.len() <= CAPACITY);
 

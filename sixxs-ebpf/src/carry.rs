@@ -2,15 +2,15 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
-    packet::Packet as _,
-    six_in_four::{self, Accepted, Outer, Refusal},
+    packet::{self, Packet as _},
+    six_in_four::{self, Accepted, Outer, PathFit, Refusal},
     stat::Stat,
 };
 
 use crate::{
     NEXT, REDIRECT, SHOT,
     frame::{Frame, Refused},
-    maps, redirect,
+    maps, redirect, too_big,
 };
 
 /// Sends an IPv6 packet, at the start of the frame, to the broker of the tunnel in `slot`. A packet that it does not
@@ -29,8 +29,21 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
         return NEXT; // the tunnel has another carrier now
     };
     let bytes = frame.bytes_behind(0_u32);
-    let fits = path.fits(bytes, frame.gso_bytes());
-    let Some(start) = frame.load(0).filter(|_| fits) else {
+    let batch_bytes = frame.gso_bytes();
+    let fit = path.fit(bytes, batch_bytes != 0, || {
+        Some(sixxs_segment(skb, batch_bytes)).filter(|bytes| *bytes != 0)
+    });
+    if let PathFit::TooBig(mtu) = fit {
+        let answered = sixxs_too_big(skb, slot, mtu);
+        let stat = if answered == REDIRECT {
+            Stat::CarriedOutTooBig
+        } else {
+            Stat::CarriedOutDropped
+        };
+        counters.add(stat, 1);
+        return answered;
+    }
+    let Some(start) = frame.load(0).filter(|_| fit == PathFit::Fits) else {
         counters.add(Stat::CarriedOutLeft, 1);
         return NEXT;
     };
@@ -53,6 +66,42 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
             counters.add(Stat::CarriedOutDropped, 1);
             SHOT
         }
+    }
+}
+
+/// The length of the longest segment of a batch with `batch_bytes` of payload each; 0 if it is unknown. A global function,
+/// since few batches need it.
+#[cold]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sixxs_segment(skb: *mut __sk_buff, batch_bytes: u32) -> u32 {
+    let frame = &Frame::new(TcContext::new(skb));
+    let found = packet::ipv6_again(frame, 0).and_then(|ipv6| {
+        let upper = packet::transport(frame, &ipv6)?;
+        packet::segment_bytes(frame, &ipv6, &upper, batch_bytes)
+    });
+    found.unwrap_or(0)
+}
+
+/// Answers a packet that does not fit the path to the broker of the tunnel in `slot`. The answer appears to arrive by the
+/// tunnel.
+#[cold]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sixxs_too_big(skb: *mut __sk_buff, slot: u32, mtu: u32) -> i32 {
+    let frame = &Frame::new(TcContext::new(skb));
+    let (Some(ipv6), Some(tunnel)) = (packet::ipv6_again(frame, 0), maps::tunnel(slot)) else {
+        return SHOT; // unreachable: the caller has found both
+    };
+    let upper = packet::transport(frame, &ipv6);
+    if !too_big::may_be_answered(frame, upper.as_ref()) {
+        return SHOT;
+    }
+    let answered = too_big::replace(frame, 0, tunnel.router, ipv6.source, mtu)
+        .and_then(|()| redirect::to_ingress(tunnel.ifindex));
+    match answered {
+        Ok(()) => REDIRECT,
+        Err(Refused) => SHOT,
     }
 }
 

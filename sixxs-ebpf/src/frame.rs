@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 use sixxs_common::{
     layout::NO_UID,
-    packet::{ETHERNET_HEADER_BYTES, MAX_HEADER_OFFSET, Packet},
+    packet::{ETHERNET_HEADER_BYTES, IPV6_HEADER_BYTES, MAX_HEADER_OFFSET, Packet},
     six_in_four,
     treatment::Fit,
 };
@@ -212,6 +212,26 @@ impl Frame {
     fn field(&self, of: impl Fn(&__sk_buff) -> u32) -> u32 {
         // SAFETY: the context is a valid `__sk_buff` while the program runs.
         of(unsafe { &*self.skb() })
+    }
+
+    /// The first word of the source, if the frame is an IPv6 packet behind an Ethernet header without tags, and its header
+    /// is in the linear part.
+    #[inline(always)]
+    pub(crate) fn source_start(&self) -> Option<u64> {
+        const IPV6_TYPE: u16 = 0x86dd_u16.to_be();
+        const VERSION_AT: usize = ETHERNET_HEADER_BYTES as usize;
+        const BYTES: usize = VERSION_AT + IPV6_HEADER_BYTES as usize;
+        let start = self.linear_start();
+        if start + BYTES > self.linear_end() {
+            return None;
+        }
+        // SAFETY: the headers lie in the linear part; their words may be read unaligned.
+        unsafe {
+            let protocol = ((start + VERSION_AT - 2) as *const u16).read_unaligned();
+            let version = *((start + VERSION_AT) as *const u8);
+            let source = ((start + VERSION_AT + 8) as *const u64).read_unaligned();
+            (protocol == IPV6_TYPE && version >> 4 == 6).then_some(source)
+        }
     }
 
     /// Index of the interface that the frame is at.

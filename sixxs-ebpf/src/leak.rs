@@ -8,14 +8,13 @@ use sixxs_common::{
     layout::{Interface, Tunnel},
     packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
-    too_big,
     treatment::{self, Decision, Fit, Leak, Treatment},
 };
 
 use crate::{
     frame::{self, Frame, Refused},
     leak_event::{self, ReportedFlow},
-    maps, recursion, redirect,
+    maps, recursion, redirect, too_big,
 };
 
 /// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`. `None`: the packet is neighbour
@@ -209,23 +208,12 @@ fn answer(
     let FrameLeak {
         frame, ipv6, upper, ..
     } = *leak;
-    // RFC 4443 §2.4: no error about an error (e.1). An error is too short for fragments (c), so a later
-    // fragment may be answered, and so may a multicast packet (e.3).
-    if upper.is_some_and(|upper| upper.present && is_error(frame, upper)) {
+    if !too_big::may_be_answered(frame, upper) {
         return Err(Refused);
     }
-    let link = u32::from(interface.link_bytes);
     remove_tags(frame, interface, ipv6)?;
-    frame.cut(link + too_big::QUOTED_BYTES)?;
-    frame.pull(link + too_big::QUOTED_BYTES)?;
-    const REST: usize = too_big::QUOTED_BYTES as usize - 2 * 512;
-    let sum = frame.sum::<512>(link, 0)?;
-    let sum = frame.sum::<512>(link + 512, sum)?;
-    let sum = frame.sum::<REST>(link + 1024, sum)?;
-    frame.make_room(too_big::HEADER_BYTES)?;
-    let headers = too_big::headers(tunnel.router, ipv6.source, mtu, u64::from(sum));
-    frame.store(link, &headers)?;
-
+    let link = u32::from(interface.link_bytes);
+    too_big::replace(frame, link, tunnel.router, ipv6.source, mtu)?;
     let (ifindex, link_bytes, mac) = if bound_here {
         (interface.ifindex, interface.link_bytes, interface.mac)
     } else {
@@ -238,12 +226,6 @@ fn answer(
 fn is_discovery(frame: &Frame, upper: &Transport) -> bool {
     let message = |[kind, _]: [u8; 2]| NEIGHBOUR_DISCOVERY.contains(&kind);
     upper.protocol == ICMPV6 && frame.peek(upper.offset).is_some_and(message)
-}
-
-#[inline(always)]
-fn is_error(frame: &Frame, upper: &Transport) -> bool {
-    // RFC 4443 §2.1: error messages have types below 128.
-    upper.protocol == ICMPV6 && frame.peek(upper.offset).is_none_or(|[kind, _]| kind < 128)
 }
 
 /// Delivers a frame with `from_link` bytes of link layer as if it had arrived by another interface, with the

@@ -29,6 +29,7 @@ mod recursion;
 mod redirect;
 mod screening;
 mod steer;
+mod too_big;
 mod xdp;
 mod xdp_frame;
 
@@ -63,6 +64,17 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
+    if interface.uses_filter != 0
+        && let Some(first) = frame.source_start()
+        && !maps::may_be_source(first, interface.generation)
+    {
+        slot.add(Stat::VerdictNotOurs, 1);
+        slot.add(
+            Stat::OutBytes,
+            frame.bytes_behind(ETHERNET_HEADER_BYTES).into(),
+        );
+        return NEXT;
+    }
     // Not an uplink: only outer packets matter.
     if interface.role == Role::Underlay.raw() {
         outer::left(frame, interface.link_bytes);

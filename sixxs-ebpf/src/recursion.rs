@@ -2,6 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
+    endpoint::{self, Direction, Version},
     packet::{self, IPV6_HEADER_BYTES, Ipv6, Packet as _, UDP},
     recursion::{FlowVerdict, Growth, is_nested, key, may_carry},
     stat::Stat,
@@ -80,7 +81,7 @@ extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u3
         Some(FlowVerdict::Passes) => return 0,
         Some(FlowVerdict::Recursion) => {}
         None => {
-            let is_proved = is_nested(frame, ipv6);
+            let is_proved = is_to_far_end(frame, ipv6, slot) || is_nested(frame, ipv6);
             if !is_proved && !growth.record_growth(key, bytes(ipv6), now_ns) {
                 return 0;
             }
@@ -89,6 +90,23 @@ extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u3
         }
     }
     found(frame, ipv6, slot, growth.until_ns)
+}
+
+/// Whether the packet goes to the known far end of the tunnel in `slot`, as the tunnel's outer packets do.
+#[inline(always)]
+fn is_to_far_end(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
+    let may_be = maps::endpoint_filter().is_some_and(|filter| filter.may_have(ipv6.destination));
+    if !may_be {
+        return false;
+    }
+    let Some(found) = endpoint::of(frame, ipv6.offset, Version::V6, Direction::Out) else {
+        return false;
+    };
+    // The other key is for an address without a port, where other programs may be, too.
+    let [exact, any_local_port, _] = found.keys();
+    [exact, any_local_port]
+        .iter()
+        .any(|key| maps::endpoint_slot(key) == Some(slot))
 }
 
 /// Counts and reports a recursive packet.

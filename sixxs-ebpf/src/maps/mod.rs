@@ -28,6 +28,7 @@ use sixxs_common::{
     },
     recursion::{self, Growth},
     six_in_four::OuterPath,
+    source_filter::SourceFilter,
     stat::{Counters, Stat},
 };
 
@@ -44,6 +45,9 @@ static COUNTERS: PerCpuArray<SlotState> = PerCpuArray::pinned(layout::SLOTS, 0);
 static CONTROL: Array<Control> = Array::pinned(1, 0);
 #[map]
 static FEW: Array<SourceTable> = Array::pinned(2, 0);
+/// Filters over the sources: of the present generation, and of the one before or after it.
+#[map]
+static SOURCE_FILTERS: Array<SourceFilter> = Array::pinned(2, 0);
 #[map]
 static SOURCES: LpmTrie<[u8; 16], Source> = LpmTrie::pinned(layout::SOURCES, NO_PREALLOC);
 #[map]
@@ -170,6 +174,14 @@ pub(crate) fn sum_over_processors(slot: u32, stat: Stat) -> u64 {
         processor += 1;
     }
     sum
+}
+
+/// Whether a source that begins with this word may be a tunnel's.
+#[inline(always)]
+pub(crate) fn may_be_source(first: u64, generation: u64) -> bool {
+    SOURCE_FILTERS
+        .get((generation & 1) as u32)
+        .is_none_or(|filter| filter.may_have(first))
 }
 
 /// The entry of an interface, with its counters.

@@ -1,7 +1,7 @@
 //! Reads the counters of programs with maps of another layout, so that an upgrade loses none.
 //!
 //! Only this is known of another layout: a slot's state begins with its counters, 64 bits each, in an order
-//! that is only appended to; and slots have names of 16 bytes. So the maps are read as bytes.
+//! that is only appended to; a map has counters alone; and slots have names of 16 bytes. So the maps are read as bytes.
 
 use std::{
     collections::BTreeMap,
@@ -95,12 +95,17 @@ impl RawArray {
     }
 }
 
+/// Size of the counters in layouts without the map `CARRIED`.
+const OLDEST_BYTES: usize = 48 * 8;
+
 /// The counters by name.
 pub(super) fn read_counters(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>> {
     let names = RawArray::open(pins, "SLOTS", false)?;
     let counters = RawArray::open(pins, "COUNTERS", true)?;
-    // Older layouts have no map of counters from earlier layouts.
+    // Its values are counters alone, so their size is that of the counters at the beginning of a slot's state. Older
+    // layouts have no such map.
     let carried = RawArray::open(pins, "CARRIED", false).ok();
+    let size = carried.as_ref().map_or(OLDEST_BYTES, |map| map.value);
     let mut counted = BTreeMap::new();
     for slot in 0..names.entries.min(counters.entries) {
         let name = names.read(slot)?;
@@ -111,7 +116,10 @@ pub(super) fn read_counters(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Coun
             continue;
         };
         let bytes = counters.read(slot)?;
-        let mut values: Vec<_> = bytes.chunks(counters.value).map(counters_in).collect();
+        let of_processors = bytes.chunks(counters.value);
+        let mut values: Vec<_> = of_processors
+            .map(|bytes| counters_in(&bytes[..size.min(bytes.len())]))
+            .collect();
         if let Some(carried) = &carried {
             values.push(counters_in(&carried.read(slot)?));
         }
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_after_the_counters_is_ignored() {
+    fn missing_counters_are_zero_and_unknown_ones_ignored() {
         let mut bytes = Vec::new();
         for value in 1..=3u64 {
             bytes.extend_from_slice(&value.to_ne_bytes());

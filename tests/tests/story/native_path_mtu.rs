@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
+use sixxs_tests::kernel;
 use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::lab::{Spec, Tunnel};
 use sixxs_tests::probe::{self, Ping};
@@ -12,6 +13,7 @@ use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
+use crate::native::carrier_of;
 
 /// Reads a counter. For each protocol, the table has a line of names and a line of numbers.
 fn counted(table: &str, name: &str) -> Result<u64> {
@@ -74,13 +76,27 @@ fn transfers(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
 
 #[test]
 fn senders_learn_the_path_mtu_of_the_tunnel() -> Result<()> {
+    senders_learn_it(None)
+}
+
+/// The same if the daemon carries the packets.
+#[test]
+fn senders_learn_the_path_mtu_from_the_daemon() -> Result<()> {
+    senders_learn_it(Some("tun"))
+}
+
+fn senders_learn_it(carrier: Option<&'static str>) -> Result<()> {
     let spec = Spec {
         mtu: 1480,
+        carrier,
         ..Spec::native([Kind::SixInFour, Kind::Heartbeat])
     };
     let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
+    fixture
+        .program
+        .wait_until_carried_by(carrier_of(carrier)?)?;
     let tunnels = fixture.lab.tunnels();
     for tunnel in tunnels {
         transfers(&fixture, tunnel)?;
@@ -112,6 +128,42 @@ fn senders_learn_the_path_mtu_of_the_tunnel() -> Result<()> {
         "packets of 1280 bytes over 1200 without fragments"
     );
     assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The programs know the path MTU that the daemon has learned: they answer what is too long, and carry the rest.
+#[test]
+fn a_learned_path_mtu_works_without_a_daemon() -> Result<()> {
+    if !kernel::has_decapsulation()? {
+        return Ok(());
+    }
+    let spec = Spec {
+        mtu: 1480,
+        ..Spec::native([Kind::SixInFour, Kind::Heartbeat])
+    };
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    narrows(&fixture, 1400)?;
+    learns(&fixture, tunnel, 1380)?;
+    daemon.kill()?;
+    fixture.forget_path_mtu()?;
+    let before = too_big_received(&fixture)?;
+    learns(&fixture, tunnel, 1380)?;
+    assert!(too_big_received(&fixture)? > before);
+    fixture.forget_path_mtu()?;
+    transfers(&fixture, tunnel)?;
+    let _daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let (_, counters) = fixture.program.json(&["counters"])?;
+    let counters = &counters.first().context("counters")?["interfaces"][tunnel.plan.interface];
+    let answered = counters["carried_out_too_big"].as_u64();
+    ensure!(
+        answered.is_some_and(|answered| answered > 0),
+        "{counters:#}"
+    );
+    assert_eq!(cut(&fixture)?, 0, "outer packets were cut");
     Ok(())
 }
 

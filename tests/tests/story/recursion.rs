@@ -34,6 +34,22 @@ fn scrambled_recursive_packets_are_dropped() -> Result<()> {
     alone(&fixture, Style::Scrambled, false, 7)
 }
 
+/// Outer packets to an endpoint that is known are recognised at once.
+#[test]
+fn packets_to_a_known_endpoint_are_dropped() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let [plan, _] = &TUNNELS;
+    let remote = format!(
+        "mtu = {TUNNEL_MTU}\nremote = \"[{}]:{PORT}\"\n",
+        plan.remote6
+    );
+    let config = fixture.lab.config("");
+    let known = config.replacen(&format!("mtu = {TUNNEL_MTU}\n"), &remote, 1);
+    assert_ne!(config, known);
+    fixture.lab.write_config(&known)?;
+    alone(&fixture, Style::Scrambled, false, 2)
+}
+
 #[test]
 fn by_a_connected_socket() -> Result<()> {
     alone(

@@ -30,6 +30,7 @@ use sixxs_common::{
     echo::{Pending, Times},
     flow::Flow,
     layout::{self, Control, FlowRecord, SlotName, SlotState, SourceTable},
+    source_filter::SourceFilter,
     stat::{CAPACITY, Counters},
 };
 use sixxs_core::{
@@ -55,6 +56,9 @@ pub(super) struct Tables {
     few: Array<MapData, Raw<SourceTable>>,
     /// The entry of `few` that is in use.
     in_use: SourceTable,
+    filters: Array<MapData, Raw<SourceFilter>>,
+    /// The intended value of the present filter.
+    filter: Box<SourceFilter>,
     sources: LpmTrie<MapData, [u8; 16], Raw<layout::Source>>,
     directs: LpmTrie<MapData, [u8; 20], u32>,
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
@@ -116,6 +120,8 @@ impl Tables {
             current,
             few: take(ebpf, "FEW")?.try_into()?,
             in_use: SourceTable::EMPTY,
+            filters: take(ebpf, "SOURCE_FILTERS")?.try_into()?,
+            filter: Box::new(SourceFilter::EMPTY),
             sources: take(ebpf, "SOURCES")?.try_into()?,
             directs: take(ebpf, "DIRECTS")?.try_into()?,
             tunnels,
@@ -283,7 +289,11 @@ impl Tables {
                 counts_outer_ipv6: (interface.is_underlay && has_ipv6_endpoints).into(),
                 answers_by_xdp: (wanted.answers_echo && answering.contains(&interface.index))
                     .into(),
-                reserved: [0; 3],
+                uses_filter: (role == layout::Role::Uplink
+                    && interface.mac.is_some()
+                    && !(interface.is_underlay && has_ipv6_endpoints))
+                    .into(),
+                reserved: [0; 2],
                 own: interface.own.map_or(Address::UNSPECIFIED, |own| {
                     Address::from_octets(own.octets())
                 }),

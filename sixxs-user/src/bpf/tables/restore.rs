@@ -32,6 +32,7 @@ impl Tables {
         restored.extend(self.restore_directs(&written, &found)?.then_some("DIRECTS"));
         restored.extend(self.restore_sources(&written, &found)?.then_some("SOURCES"));
         restored.extend(self.restore_table()?.then_some("FEW"));
+        restored.extend(self.restore_filter()?.then_some("SOURCE_FILTERS"));
         restored.extend(self.restore_control()?.then_some("CONTROL"));
         if restored.len() > before {
             // The programs may have cached results from the wrong entries.
@@ -143,6 +144,13 @@ impl Tables {
             .set(index, Raw(self.in_use), 0)
             .context("write the sources")?;
         Ok(true)
+    }
+
+    /// The filter itself is written with the next generation.
+    fn restore_filter(&self) -> anyhow::Result<bool> {
+        let found = self.filters.get(&self.filter_index(), 0);
+        let found = found.context("read the filter of the sources")?.0;
+        Ok(found != *self.filter)
     }
 
     /// The entry itself is written with the next generation.

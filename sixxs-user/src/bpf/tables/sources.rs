@@ -70,6 +70,8 @@ impl Tables {
         for (bits, key) in before.directs.difference(&next.directs) {
             tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
         }
+        let prefixes = wanted.sources.iter().map(|source| to_common(source.prefix));
+        self.filter.set(prefixes);
         self.invalidate_caches()?;
         self.written = Some(next);
         Ok(())
@@ -113,6 +115,9 @@ impl Tables {
     /// Makes the programs look up the owners of addresses again.
     pub(in crate::bpf) fn invalidate_caches(&mut self) -> anyhow::Result<()> {
         self.current.generation += 1;
+        self.filters
+            .set(self.filter_index(), Raw(*self.filter), 0)
+            .context("write the filter of the sources")?;
         // Write it to `control` before use, so that no later run uses this generation for other sources.
         self.control
             .set(0, Raw(self.current), 0)
@@ -124,6 +129,11 @@ impl Tables {
                 .context("write an interface's generation")?;
         }
         Ok(())
+    }
+
+    /// The index of the present filter.
+    pub(super) fn filter_index(&self) -> u32 {
+        u32::from(self.current.generation % 2 == 1)
     }
 
     /// The present contents of the maps, including changes by other software.
