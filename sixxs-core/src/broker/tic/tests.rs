@@ -612,7 +612,7 @@ fn parameters_at_the_edges() {
             "Endpoint: ::ffff:192.0.2.1",
             false,
         ),
-        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: fd00::2", true),
+        ("2001:db8:2ff:1::", "fd00::", true),
         ("IPv4 POP: 198.51.100.1", "IPv4 POP: 0.0.0.0", false),
         ("IPv4 POP: 198.51.100.1", "IPv4 POP: 255.255.255.255", false),
         ("UserState: enabled", "UserState: ENABLED", true),
