@@ -49,6 +49,16 @@ pub fn has_wireguard() -> Result<bool> {
     has_interfaces(&["wireguard"])
 }
 
+/// Whether the kernel has tunnels of this type: makes one in a temporary network namespace.
+pub fn has_tunnel(kind: &str) -> Result<bool> {
+    let [local, remote] = if kind.starts_with("ip6") {
+        ["2001:db8::1", "2001:db8::2"]
+    } else {
+        ["192.0.2.1", "198.51.100.1"]
+    };
+    has_interfaces(&[kind, "local", local, "remote", remote])
+}
+
 /// Whether the kernel can make interfaces of a type.
 fn has_interfaces(kind: &[&str]) -> Result<bool> {
     let add = [&["link", "add", "asked", "type"][..], kind].concat();

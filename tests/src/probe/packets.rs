@@ -39,6 +39,12 @@ pub const VLAN_TYPE: u16 = 0x8100;
 pub const IPV6_TYPE: u16 = 0x86dd;
 /// Ethernet type of an outer tag (802.1ad).
 pub const SERVICE_VLAN_TYPE: u16 = 0x88a8;
+/// Ethernet type of an outer tag before 802.1ad.
+pub const OLD_SERVICE_VLAN_TYPE: u16 = 0x9100;
+/// Ethernet type (RFC 3032 §5).
+pub const MPLS_TYPE: u16 = 0x8847;
+/// Ethernet type of a PPPoE session (RFC 2516 §4).
+pub const PPPOE_TYPE: u16 = 0x8864;
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;

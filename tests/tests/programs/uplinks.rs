@@ -5,8 +5,9 @@ use sixxs_common::stat::Stat;
 use sixxs_core::enforce::Role;
 use sixxs_tests::probe::packets::{
     ARP_TYPE, AUTHENTICATION, DESTINATION_OPTIONS, ECHO_REQUEST, ETHERNET_BYTES, FRAGMENT,
-    HOP_BY_HOP, ICMPV6, IPV4_TYPE, IPV6_TYPE, ROUTING, SERVICE_VLAN_TYPE, TCP, UDP, VLAN_TYPE,
-    authentication, ethernet, fragment, icmpv6, ipv6, options, udp,
+    HOP_BY_HOP, ICMPV6, IPV4_TYPE, IPV6_TYPE, MPLS_TYPE, OLD_SERVICE_VLAN_TYPE, PPPOE_TYPE,
+    ROUTING, SERVICE_VLAN_TYPE, TCP, UDP, VLAN_TYPE, authentication, ethernet, fragment, icmpv6,
+    ipv6, options, udp,
 };
 
 use crate::golden::{Golden, NATIVE, OUTSIDE, SHOT, address, check_all, from_to, out, wire};
@@ -62,6 +63,49 @@ fn what_is_not_ours_passes_an_uplink() -> Result<()> {
                 Stat::VerdictNotOurs,
                 from_to("2001:db8:ba:ffff:ffff:ffff:ffff:ffff", OUTSIDE),
             ),
+        ],
+    )
+}
+
+/// The programs do not look for IPv6 behind these headers: the kernel adds none of them where it decides by which
+/// interface a packet leaves.
+#[test]
+fn what_is_not_read_passes_an_uplink() -> Result<()> {
+    let leak = ipv6(
+        address("2001:db8:a::2"),
+        address(OUTSIDE),
+        UDP,
+        &udp(4000, 64),
+    );
+    let behind = |header: &[u8]| [header, &leak].concat();
+    let length = u16::try_from(leak.len())?;
+    let [high, low] = (length + 2).to_be_bytes();
+    // Version and type, code, session, length; the protocol of PPP is 0x0057 (RFC 5072).
+    let session = behind(&[0x11, 0, 0, 1, high, low, 0, 0x57]);
+    // Label 16, the bottom of the stack, TTL 64.
+    let labelled = behind(&[0, 1, 1, 64]);
+    // IEEE 802.2 and SNAP, with the type of IPv6; a length instead of an EtherType (RFC 1042).
+    let snap = behind(&[0xaa, 0xaa, 3, 0, 0, 0, 0x86, 0xdd]);
+    let golden = |name, frame| Golden::passes(name, "net0", Stat::VerdictOther, frame);
+    check_all(
+        "net0",
+        Role::Uplink,
+        &[
+            golden(
+                "a tag of type 0x9100",
+                ethernet(&[(OLD_SERVICE_VLAN_TYPE, 5)], IPV6_TYPE, &leak),
+            ),
+            golden(
+                "a tag of type 0x9100 before another",
+                ethernet(
+                    &[(OLD_SERVICE_VLAN_TYPE, 5), (VLAN_TYPE, 6)],
+                    IPV6_TYPE,
+                    &leak,
+                ),
+            ),
+            golden("PPPoE session", ethernet(&[], PPPOE_TYPE, &session)),
+            golden("MPLS", ethernet(&[], MPLS_TYPE, &labelled)),
+            golden("LLC/SNAP", ethernet(&[], length + 8, &snap)),
         ],
     )
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::kernel;
+use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe::leak;
 use sixxs_tests::probe::{PingStream, ping};
@@ -297,6 +298,122 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     })?;
     fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The filter of a second provider, and the replies that leave by each uplink.
+const SECOND_ISP: &str = "table ip6 second {
+    counter replies_by_first { }
+    counter replies_by_second { }
+    counter filtered_by_second { }
+    chain from_host {
+        type filter hook prerouting priority raw
+        iifname \"host\" ip6 saddr 2001:db8:1::1 icmpv6 type echo-reply counter name replies_by_first
+        iifname != \"host2\" return
+        ip6 daddr ff00::/8 return
+        ip6 saddr { fe80::/10, :: } return
+        ip6 saddr != 2001:db8:2::/64 counter name filtered_by_second drop
+        ip6 saddr 2001:db8:2::1 icmpv6 type echo-reply counter name replies_by_second
+    }
+}";
+
+/// Both native uplinks of a host are tunnels of kind `interface`: each answers by itself, and nothing is reported as
+/// wrong. What `doctor` suggests is accepted.
+#[test]
+fn two_native_uplinks_that_are_tunnels() -> Result<()> {
+    let fixture = with_exit("", Hook::Auto)?;
+    let (lab, host, isp) = (&fixture.lab, fixture.host(), fixture.lab.isp());
+    host.ip(&format!(
+        "link add net1 type veth peer name host2 netns {}\n\
+         address add 2001:db8:2::1/64 dev net1 nodad\n\
+         link set net1 up\n",
+        isp.name()
+    ))?;
+    isp.ip("address add 2001:db8:2::fe/64 dev host2 nodad\n\
+         link set host2 up\n")?;
+    lab.core()
+        .ip("route add 2001:db8:2::/64 via fe80::2 dev isp\n")?;
+    nft::load(isp, SECOND_ISP)?;
+    for namespace in [host, isp] {
+        namespace.speed_up_neighbour_discovery()?;
+    }
+    host.sh("ip -6 route add default via 2001:db8:2::fe dev net1 metric 2048")?;
+    let uplinks = [
+        (UPLINK, "2001:db8:1::1", "2001:db8:1::fe"),
+        ("net1", "2001:db8:2::1", "2001:db8:2::fe"),
+    ];
+    let config: String = uplinks
+        .iter()
+        .map(|(name, own, gateway)| {
+            format!(
+                "[[tunnel]]\nname = \"{name}\"\nkind = \"interface\"\naddress = \"{own}\"\n\
+                 gateway = \"{gateway}\"\n"
+            )
+        })
+        .collect();
+    lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    let is_well = || {
+        fixture.program.status_until("all is healthy", |status| {
+            status.healthy && status.problems.is_empty() && status.tunnels.len() == 2
+        })
+    };
+    is_well()?;
+    for (_, own, _) in uplinks {
+        let pings = ping(lab.outside(), own.parse()?, 5)?;
+        ensure!(pings.all_answered(), "{own}: {pings:?}");
+    }
+    let counters = nft::read(isp)?;
+    for name in ["replies_by_first", "replies_by_second"] {
+        assert_eq!(counters.get(name)?, 5, "{name}");
+    }
+    let status = fixture.program.status()?;
+    for (name, ..) in uplinks {
+        let echo = status.tunnel(name).echo;
+        assert_eq!((echo.requests_in, echo.replies_out), (5, 5), "{name}");
+    }
+    let (code, report) = fixture.program.json(&["doctor"])?;
+    assert_eq!(code, 0, "{report:#?}");
+
+    // A leak at either uplink is redirected into the other one.
+    for ((name, own, _), (other, ..)) in uplinks.into_iter().zip([uplinks[1], uplinks[0]]) {
+        let socket = leak::udp_socket(host, own.parse()?, leak::Cause::Device(other))?;
+        leak::send(&socket, OUTSIDE, 5, 100)?;
+        fixture.program.status_until("leaks are caught", |status| {
+            status.tunnel(name).leaks.redirected == 5
+        })?;
+    }
+    fixture.ensure_nothing_lost()?;
+    assert_eq!(nft::read(isp)?.get("filtered_by_second")?, 0);
+    is_well()?;
+
+    // A third exit, and a configuration that names another interface.
+    host.ip(&format!(
+        "{TUN}route add default dev {EXIT} metric 4096\n\
+         link add net2 type veth peer name far2\n"
+    ))?;
+    lab.write_config(&format!("uplinks = [\"net2\"]\n{config}"))?;
+    fixture.program.run_ok(&["reload"])?;
+    is_line_accepted(&fixture, &config)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The line that `doctor` suggests for this configuration is accepted there, and cures.
+fn is_line_accepted(fixture: &Fixture, config: &str) -> Result<()> {
+    let found = || -> Result<Option<String>> {
+        let (_, report) = fixture.program.json(&["doctor"])?;
+        let mut findings = report[0]["findings"].as_array().into_iter().flatten();
+        let found =
+            findings.find(|finding| finding["about"] == "uplink" && finding["verdict"] == "bad");
+        Ok(found.and_then(|found| found["fix"].as_str().map(str::to_owned)))
+    };
+    let fix = found()?.context("a fix")?;
+    let (line, _) = fix.split_once(" in the configuration").context("a line")?;
+    assert_eq!(line, "uplinks = [\"net2\", \"ts1\"]");
+    fixture.lab.write_config(&format!("{line}\n{config}"))?;
+    fixture.program.run_ok(&["reload"])?;
+    assert_eq!(found()?, None);
     Ok(())
 }
 

@@ -188,6 +188,72 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
+/// A foreign rule that refuses packets is named as the cause, with a cure, also if it matches only a mark. The errors
+/// of the kernel alone do not help: that of a blackhole is "Invalid argument".
+#[test]
+fn rules_that_refuse_are_named() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let host = fixture.host();
+    // Tables that only refuse.
+    host.ip("route add blackhole default table 77\n\
+         route add unreachable default table 78\n")?;
+    let [first, _] = &TUNNELS;
+    let (source, to) = (&*first.address.to_string(), &*OUTSIDE.to_string());
+    let own = format!("from {source}");
+    let mut errors = String::new();
+    for action in [
+        "prohibit",
+        "blackhole",
+        "unreachable",
+        "lookup 77",
+        "lookup 78",
+    ] {
+        for (selector, shown, mark) in [
+            (&*own, &*own, &[][..]),
+            ("fwmark 0x77", "from all fwmark 0x77", &["--mark", "0x77"]),
+        ] {
+            let rule = format!("{selector} {action} priority 100");
+            host.sh(&format!("ip -6 rule add {rule}"))?;
+            let asked = [&[source, to][..], mark].concat();
+            let refused = explained(&fixture, &asked)?;
+            let cause = format!("100: {shown} {action}");
+            assert_eq!(
+                ends(&refused),
+                [Some("refused"), None, Some("shadowed")],
+                "{refused:#}"
+            );
+            assert!(text(&refused, "sentence").contains(&cause), "{refused:#}");
+            let printed = fixture.program.run(&[&["explain"][..], &asked].concat())?;
+            let words: Vec<_> = printed.stdout.split_whitespace().collect();
+            let words = words.join(" ");
+            for wanted in [&*cause, "cure ip -6 rule del "] {
+                assert!(words.contains(wanted), "{wanted}: {printed:#?}");
+            }
+            if words.contains("Invalid argument") {
+                errors += &format!("{rule}: {}", printed.stdout);
+            }
+            if !mark.is_empty() {
+                let other = explained(&fixture, &[source, to])?;
+                assert_eq!(ends(&other)[1], Some("sixxs0"), "{other:#}");
+            }
+            // The fix works.
+            let cure = text(&refused, "cure").split("; or").next();
+            host.sh(cure.unwrap_or_default())?;
+            let cured = explained(&fixture, &asked)?;
+            assert_eq!(
+                ends(&cured),
+                [Some("leaves"), Some("sixxs0"), None],
+                "{cured:#}"
+            );
+        }
+    }
+    assert!(errors.is_empty(), "{errors}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
 #[test]
 fn without_a_daemon() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -94,6 +94,73 @@ fn an_address_that_is_gone_or_elsewhere() -> Result<()> {
     is_alerted(&fixture, "healthy", "")
 }
 
+#[test]
+fn two_tunnels_have_each_others_address() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let [first, second] = fixture.lab.tunnels().each_ref().map(|tunnel| tunnel.plan);
+    let lead = |verb: &str, address, interface: &str| {
+        let line = format!("address {verb} {address}/64 dev {interface}");
+        let nodad = if verb == "add" { " nodad" } else { "" };
+        fixture.host().ip(&format!("{line}{nodad}\n"))
+    };
+    let swap = |from: [&str; 2], to: [&str; 2]| -> Result<()> {
+        for (address, interface) in [first.address, second.address].into_iter().zip(from) {
+            lead("del", address, interface)?;
+        }
+        for (address, interface) in [first.address, second.address].into_iter().zip(to) {
+            lead("add", address, interface)?;
+        }
+        Ok(())
+    };
+    let right = [first.interface, second.interface];
+    let wrong = [second.interface, first.interface];
+    swap(right, wrong)?;
+    is_judged(&fixture, "failing", "2001:db8:a::2 is an address of sixxs1")?;
+    let status = fixture.program.status()?;
+    let other = status.tunnel(second.interface);
+    assert_eq!(other.health, "failing", "{other:#?}");
+    let reasons = other.health_reasons.join("; ");
+    assert!(
+        reasons.contains("2001:db8:b::2 is an address of sixxs0"),
+        "{reasons}"
+    );
+    swap(wrong, right)?;
+    is_healthy(&fixture)
+}
+
+/// The kernel does not use an address while duplicate address detection runs, and after it has found another host.
+#[test]
+fn a_tentative_and_a_duplicate_address() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Veth, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let (host, pop) = (fixture.host(), tunnel.pop());
+    let (address, interface) = (tunnel.plan.address, tunnel.plan.interface);
+    let set =
+        |name: &str, value: &str| host.sysctl(&[(&format!("ipv6/conf/{interface}/{name}"), value)]);
+    let add_again = || {
+        host.sh(&format!("ip -6 address del {address}/64 dev {interface}"))?;
+        host.sh(&format!("ip -6 address add {address}/64 dev {interface}"))
+    };
+    set("accept_dad", "1")?;
+    // One request every 20 ms in the lab: a minute.
+    set("dad_transmits", "3000")?;
+    add_again()?;
+    is_judged(&fixture, "failing", "2001:db8:a::2 is tentative")?;
+
+    set("dad_transmits", "1")?;
+    pop.sh(&format!("ip -6 address add {address}/64 dev host nodad"))?;
+    add_again()?;
+    is_judged(&fixture, "failing", "2001:db8:a::2 is a duplicate")?;
+
+    pop.sh(&format!("ip -6 address del {address}/64 dev host"))?;
+    add_again()?;
+    is_healthy(&fixture)
+}
+
 /// A repair causes alerts of kind `correction`, and no health alerts.
 #[test]
 fn a_repair_causes_no_health_alert() -> Result<()> {
@@ -173,6 +240,9 @@ fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     let host = fixture.host();
+    // Tables that only refuse.
+    host.ip("route add blackhole default table 77\n\
+         route add unreachable default table 78\n")?;
     for (action, level, reason) in [
         (
             "lookup main",
@@ -181,6 +251,9 @@ fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
         ),
         ("blackhole", "failing", "refuses its packets"),
         ("prohibit", "failing", "refuses its packets"),
+        ("unreachable", "failing", "refuses its packets"),
+        ("lookup 77", "failing", "refuses its packets"),
+        ("lookup 78", "failing", "refuses its packets"),
         // It jumps over the daemon's rules to the main table.
         (
             "goto 32766",

@@ -96,3 +96,4 @@ mod without_daemon;
 mod without_rules;
 mod wrong_config;
 mod xdp;
+mod xdp_dispatcher;

@@ -268,6 +268,50 @@ fn from_sit_to_the_programs_and_back() -> Result<()> {
     Ok(())
 }
 
+/// Between the kernel's own tunnel and a TUN device, the tunnel is restarted.
+#[test]
+fn from_sit_to_a_tun_device_and_back() -> Result<()> {
+    /// Without packets, on a processor that is not emulated.
+    const RESTART: Duration = Duration::from_millis(500);
+    if !kernel::has_sit() {
+        return Ok(());
+    }
+    let spec = Spec::native([Kind::SixInFour, Kind::Ayiya]);
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let name = tunnel.plan.interface;
+    let config = fixture.lab.config("");
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    for carrier in ["tun", "sit", "tun", "sit"] {
+        let streams = [PingStream::start(
+            fixture.lab.outside(),
+            tunnel.plan.address,
+            INTERVAL,
+        )?];
+        answered_more(&streams)?;
+        let kind = "kind = \"6in4\"\n";
+        let changed = config.replace(kind, &format!("{kind}carrier = \"{carrier}\"\n"));
+        fixture.lab.write_config(&changed)?;
+        fixture.program.run_ok(&["reload"])?;
+        fixture.wait_until_up().with_context(|| daemon.log())?;
+        fixture
+            .program
+            .status_until("it has its carrier", |status| {
+                status.tunnel(name).carrier.as_deref() == Some(carrier)
+            })?;
+        answered_more(&streams)?;
+        for stream in streams {
+            let pings = stream.stop()?;
+            let lost = u32::try_from(pings.sent - pings.answered)?;
+            println!("to {carrier}: {:?} lost", INTERVAL * lost);
+            ensure!(INTERVAL * lost <= RESTART * wait::patience(), "{pings:?}");
+        }
+    }
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
 /// A filter on the uplink by another program, before the kernel hands packets to sockets: the programs see them before.
 #[test]
 fn a_packet_filter_for_protocol_41_does_not_reach_the_tunnel() -> Result<()> {

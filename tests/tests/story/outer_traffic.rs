@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
-use sixxs_tests::lab::topology::{Flavour, HOST4, OUTSIDE, TIC_SERVER};
+use sixxs_tests::kernel;
+use sixxs_tests::lab::topology::{Flavour, HOST, HOST4, OUTSIDE, TIC_SERVER, TUNNEL_MTU};
 use sixxs_tests::lab::{Spec, nft};
 use sixxs_tests::probe::{Ping, PingStream};
 use sixxs_tests::program::{Hook, Program};
@@ -128,6 +129,51 @@ fn endpoints_of_wireguard_are_read(flavour: Flavour, hook: Hook) -> Result<()> {
         ensure!(
             outer["endpoints"] == serde_json::json!([endpoint]),
             "{outer:#}"
+        );
+    }
+    Ok(())
+}
+
+/// The kernel has the far ends of its own tunnels, over IPv4 and over IPv6, and the configuration has none.
+#[test]
+fn endpoints_of_the_kernels_tunnels_are_read() -> Result<()> {
+    for kind in ["sit", "gre", "ip6tnl", "ip6gre"] {
+        if !kernel::can_run(kind, kernel::has_tunnel(kind)?)? {
+            continue;
+        }
+        let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+        let [tunnel, _] = fixture.lab.tunnels();
+        let plan = tunnel.plan;
+        let is_over_ipv6 = kind.starts_with("ip6");
+        let [near, far] = if is_over_ipv6 {
+            [HOST.to_string(), plan.remote6.to_string()]
+        } else {
+            [HOST4.to_string(), plan.remote4.to_string()]
+        };
+        tunnel.delete()?;
+        tunnel.pop().ip(&format!(
+            "link delete host\nlink add host type {kind} local {far} remote {near}\n"
+        ))?;
+        tunnel.pop().ip(&plan.pop_end(TUNNEL_MTU))?;
+        fixture.host().ip(&format!(
+            "link add {} type {kind} local {near} remote {far}\n",
+            plan.interface
+        ))?;
+        fixture.host().ip(&plan.host_end(TUNNEL_MTU))?;
+        let daemon = fixture.start()?;
+        fixture.wait_until_up().with_context(|| daemon.log())?;
+        let before = packets(&fixture.program, plan.interface)?;
+        let pings = Ping::new(plan.address, 50).run(fixture.lab.outside())?;
+        ensure!(pings.all_answered(), "{kind}: {pings:?}");
+        let after = packets(&fixture.program, plan.interface)?;
+        for (before, after) in before.iter().zip(&after) {
+            let counted = after - before;
+            ensure!((20..=54).contains(&counted), "{kind}: {counted}");
+        }
+        let outer = outer(&fixture.program, plan.interface)?;
+        ensure!(
+            outer["endpoints"] == serde_json::json!([far]),
+            "{kind}: {outer:#}"
         );
     }
     Ok(())
@@ -281,5 +327,54 @@ fn packets_to_a_port_without_a_socket_are_explained() -> Result<()> {
         screen.contains("\n  far end   203.0.113.9:1194\n"),
         "{screen}"
     );
+    Ok(())
+}
+
+/// The kernel's reverse-path filter drops what arrives, since the route to the far end leads elsewhere.
+#[test]
+fn packets_that_the_reverse_path_filter_drops_are_explained() -> Result<()> {
+    const PORTS: [u16; 2] = [1194, 1195];
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let remote = format!("mtu = 1280\nremote = \"{TIC_SERVER}:{}\"\n", PORTS[0]);
+    let text = fixture.lab.config("").replacen("mtu = 1280\n", &remote, 1);
+    fixture.lab.write_config(&text)?;
+    let [tunnel, other] = fixture.lab.tunnels();
+    let host = fixture.host();
+    host.sh("sysctl -q -w net.ipv4.conf.net0.rp_filter=1")?;
+    host.ip(&format!(
+        "route add {TIC_SERVER}/32 dev {}\n",
+        other.plan.interface
+    ))?;
+    let _daemon = fixture.start()?;
+    let socket = fixture.lab.outside().run(|| {
+        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORTS[0]);
+        Ok(UdpSocket::bind(from)?)
+    })?;
+    let listener = host.run(|| {
+        let at = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORTS[1]);
+        Ok(UdpSocket::bind(at)?)
+    })?;
+    listener.set_nonblocking(true)?;
+    std::thread::scope(|scope| {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            while stopped
+                .recv_timeout(INTERVAL)
+                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                let _sent = socket.send_to(&[0; 64], SocketAddrV4::new(HOST4, PORTS[1]));
+            }
+        });
+        silent(&fixture, tunnel.plan.interface, "not_delivered")?;
+        let found = fixture.program.run(&["doctor"])?.stdout;
+        ensure!(
+            found.contains("a reverse path filter drops packets"),
+            "{found}"
+        );
+        drop(stop);
+        anyhow::Ok(())
+    })?;
+    let received = listener.recv(&mut [0; 64]);
+    ensure!(received.is_err(), "a datagram was delivered");
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::broker::Kind;
 use sixxs_tests::kernel;
 use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::Spec;
@@ -196,6 +197,28 @@ fn links_are_pinned_before_maps() -> Result<()> {
     fixture.ensure_nothing_lost()
 }
 
+/// Waits until the alerts have these corrections. There are no others.
+fn are_corrected(fixture: &Fixture, wanted: &[String]) -> Result<()> {
+    let told = || {
+        let (_, alerts) = fixture.program.json(&["alerts"])?;
+        let corrections = alerts
+            .iter()
+            .filter_map(|alert| alert["correction"].as_str());
+        Ok(corrections.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let all = |told: &Vec<String>| {
+        let is_told = |wanted: &String| told.iter().any(|told| told.contains(wanted));
+        wanted.iter().all(is_told)
+    };
+    wait::until("all is told", Duration::from_secs(35), told, all)?;
+    let status = fixture.program.status()?;
+    ensure!(
+        status.corrections == u64::try_from(wanted.len())?,
+        "{status:#?}"
+    );
+    Ok(())
+}
+
 /// Other software empties the maps through their pins, and replaces pins by foreign objects. The kernel sends
 /// no event for it: the round of every 30 s repairs and reports it.
 #[test]
@@ -236,28 +259,12 @@ fn emptied_maps_and_replaced_pins_are_repaired_within_35_s() -> Result<()> {
         fs::remove_file(&pin)?;
         bpf::pin(&pin, &link)?;
     }
-    let told = || {
-        let (_, alerts) = fixture.program.json(&["alerts"])?;
-        let corrections = alerts
-            .iter()
-            .filter_map(|alert| alert["correction"].as_str());
-        Ok(corrections.map(str::to_owned).collect::<Vec<_>>())
-    };
     let mut wanted: Vec<_> = MAPS.map(|map| format!("the map {map} again")).into();
     wanted.push(format!("pin {} again", strange.display()));
     if kernel::has_tcx()? {
         wanted.push(format!("pin {} again", pin.display()));
     }
-    let all = |told: &Vec<String>| {
-        let can_run = |wanted: &String| told.iter().any(|told| told.contains(wanted));
-        wanted.iter().all(can_run)
-    };
-    wait::until("all is told", Duration::from_secs(35), told, all)?;
-    let status = fixture.program.status()?;
-    ensure!(
-        status.corrections == u64::try_from(wanted.len())?,
-        "{status:#?}"
-    );
+    are_corrected(&fixture, &wanted)?;
     leaks_are_caught(&fixture)?;
     // The pins are the daemon's own again: the programs enforce without a daemon.
     drop((link, program));
@@ -266,6 +273,51 @@ fn emptied_maps_and_replaced_pins_are_repaired_within_35_s() -> Result<()> {
     fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     let daemon = fixture.start()?;
     leaks_are_caught(&fixture)?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// The same for the maps of native tunnels: where the programs carry packets, whose outer packets they count, and what
+/// they screen.
+#[test]
+fn emptied_maps_of_native_tunnels_are_repaired_within_35_s() -> Result<()> {
+    let kinds = [Kind::SixInFour, Kind::Ayiya];
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let mut maps = vec!["ENDPOINTS", "ENDPOINT_FILTER", "EXPECTED", "ENDS", "SCREEN"];
+    let is_carried = kernel::has_decapsulation()?;
+    if is_carried {
+        maps.extend(["OUTER_PATHS", "SLOTS_BY_OUTER"]);
+    }
+    let directory = fixture.layout_dir()?.join("maps");
+    let mut before = Vec::new();
+    for map in &maps {
+        let path = directory.join(map);
+        let entries = bpf::entries(&path)?;
+        bpf::wipe(&path)?;
+        ensure!(bpf::entries(&path)? != entries, "{map} was empty");
+        before.push(entries);
+    }
+    let wanted: Vec<_> = maps
+        .iter()
+        .map(|map| format!("the map {map} again"))
+        .collect();
+    are_corrected(&fixture, &wanted)?;
+    for (map, before) in maps.iter().zip(before) {
+        let now = bpf::entries(&directory.join(map))?;
+        ensure!(now == before, "{map}: {before:02x?}, then {now:02x?}");
+    }
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+    // The programs carry the first tunnel without a daemon.
+    daemon.kill()?;
+    if is_carried {
+        fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+    }
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     ensure!(daemon.stop()? == 0);
     Ok(())
 }

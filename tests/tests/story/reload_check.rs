@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::native::PASSWORD;
 use sixxs_tests::lab::topology::Flavour;
-use sixxs_tests::program::{Hook, Output};
+use sixxs_tests::program::{Hook, Output, finish};
 
 use crate::fixture::Fixture;
 
@@ -48,6 +49,15 @@ fn as_json(fixture: &Fixture, file: &Path) -> Result<Value> {
     let arguments = ["reload", "--check", "--config", file];
     let (_, values) = fixture.program.json(&arguments)?;
     values.into_iter().next().context("an answer")
+}
+
+/// Checks the daemon's own file: the command is told of no other.
+fn check_own(fixture: &Fixture, json: bool) -> Result<Output> {
+    let mut command = fixture.program.command(&["reload", "--check"]);
+    command
+        .args(json.then_some("--json"))
+        .env_remove("SIXXS_CONFIG");
+    finish(&mut command)
 }
 
 /// The host's rules, routes and links.
@@ -190,6 +200,143 @@ fn plan_names_the_configuration_that_it_is_about() -> Result<()> {
     let printed = fixture.program.run_ok(&["plan", "--config", file])?;
     let expected = format!("`sixxs reload --check --config {file}`");
     assert!(printed.stderr.contains(&expected), "{printed:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// All faults of a file are reported, with their lines: by the command for a file that is named, and by the daemon for
+/// its own file.
+#[test]
+fn every_fault_is_reported() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let text = "on_leak = \"divert\"\nrule_priority = 40000\n[[tunnel]]\nname = \"sixxs0\"\n\
+                kind = \"interface\"\naddress = \"192.0.2.2/24\"\nmtu = 1000\nnonsense = 1\n";
+    let faults = [
+        "line 1: on_leak: ",
+        "line 2: rule_priority: ",
+        "line 6: tunnel[1].address: ",
+        "line 7: tunnel[1].mtu: ",
+        "line 8: tunnel[1].nonsense: ",
+    ];
+    let file = other(&fixture, text)?;
+    let named = |printed: &Output| {
+        assert_eq!(printed.code, 2, "{printed:#?}");
+        for fault in faults {
+            assert!(
+                printed.stderr.contains(&format!("other.toml: {fault}")),
+                "{fault}: {printed:#?}"
+            );
+        }
+        assert_eq!(printed.stdout, "");
+    };
+    named(&check(&fixture, &file)?);
+    let daemon = fixture.start()?;
+    let before = everything(&fixture)?;
+    named(&check(&fixture, &file)?);
+    fixture.lab.write_config(text)?;
+    let printed = check_own(&fixture, false)?;
+    assert_eq!(printed.code, 2, "{printed:#?}");
+    let as_json = check_own(&fixture, true)?;
+    assert_eq!(as_json.code, 2, "{as_json:#?}");
+    for fault in faults {
+        let fault = format!("sixxs.toml: {fault}");
+        assert!(printed.stdout.contains(&fault), "{fault}: {printed:#?}");
+        assert!(as_json.stdout.contains(&fault), "{fault}: {as_json:#?}");
+    }
+    // The output is for a shell: what is no command is a comment.
+    let mut lines = printed.stdout.lines();
+    assert!(lines.all(|line| line.starts_with("# ")), "{printed:#?}");
+    assert_eq!(everything(&fixture)?, before);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The faults of an aiccu.conf are reported like those of the configuration, without its password.
+#[test]
+fn a_faulty_account_is_reported() -> Result<()> {
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let lab = &fixture.lab;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let before = everything(&fixture)?;
+    let account = lab.paths().aiccu_conf(lab.tunnels()[0].plan.interface);
+    let good = fs::read_to_string(&account)?;
+    let bad = good
+        .replace("protocol tic\n", "protocol l2tp\n")
+        .replace("requiretls true\n", "requiretls perhaps\n");
+    fs::write(&account, &bad)?;
+    let line = |key: &str| {
+        let at = bad.lines().position(|line| line.starts_with(key));
+        Ok::<_, anyhow::Error>(at.with_context(|| format!("{key} in {bad}"))? + 1)
+    };
+    let faults = [
+        format!("line {}: protocol: ", line("protocol")?),
+        format!("line {}: requiretls: ", line("requiretls")?),
+    ];
+    let faults = faults.map(|fault| format!("{}: {fault}", account.display()));
+    let all_are_reported = |printed: &Output| {
+        assert_eq!(printed.code, 2, "{printed:#?}");
+        let text = format!("{}{}", printed.stdout, printed.stderr);
+        for fault in &faults {
+            assert!(text.contains(fault), "{fault}: {printed:#?}");
+        }
+        assert!(!text.contains(PASSWORD), "{printed:#?}");
+    };
+    all_are_reported(&check_own(&fixture, false)?);
+    all_are_reported(&check(&fixture, &lab.paths().config())?);
+    assert_eq!(everything(&fixture)?, before);
+    assert_eq!(daemon.stop()?, 0);
+    all_are_reported(&fixture.program.run(&["reload", "--check"])?);
+    Ok(())
+}
+
+/// A tunnel with other heartbeats or another address is restarted. A restart of AYIYA is a connect.
+#[test]
+fn a_restarted_tunnel_is_named() -> Result<()> {
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let before = everything(&fixture)?;
+    let good = config(&fixture)?;
+    let [first, second] = fixture.lab.tunnels();
+    let changes = [
+        ("heartbeat_interval = 60", "heartbeat_interval = 30", first),
+        ("2001:db8:b::2/64", "2001:db8:b::3/64", second),
+    ];
+    for (from, to, tunnel) in changes {
+        let file = other(&fixture, &good.replace(from, to))?;
+        let printed = check(&fixture, &file)?;
+        assert_eq!(printed.code, 3, "{printed:#?}");
+        let line = format!("# tunnel {} is restarted\n", tunnel.plan.interface);
+        assert!(printed.stdout.contains(&line), "{printed:#?}");
+        assert_eq!(
+            printed.stdout.matches("# tunnel ").count(),
+            1,
+            "{printed:#?}"
+        );
+        let connect = "# connects to 198.51.100.1: 1 needed";
+        let is_first = tunnel.plan.interface == first.plan.interface;
+        assert_eq!(printed.stdout.contains(connect), is_first, "{printed:#?}");
+        let found = as_json(&fixture, &file)?;
+        assert_eq!(
+            found["tunnels"]["restarted"][0], tunnel.plan.interface,
+            "{found:#}"
+        );
+    }
+    assert_eq!(everything(&fixture)?, before);
+    // The reload restarts just this tunnel.
+    let indexes = || -> Result<[Option<u32>; 2]> {
+        let status = fixture.program.status()?;
+        Ok([first, second].map(|tunnel| status.tunnel(tunnel.plan.interface).ifindex))
+    };
+    let [_, kept] = indexes()?;
+    let [(from, to, _), _] = changes;
+    fixture.lab.write_config(&good.replace(from, to))?;
+    fixture.program.run_ok(&["reload"])?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    assert_eq!(indexes()?[1], kept);
+    fixture.ensure_outside_answered(first)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -16,6 +16,13 @@ use crate::fixture::{Fixture, exclusive};
 
 const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 
+/// Deletes all routes of the table. The daemon repairs meanwhile: iproute2 may fail to find a route, or repeat its
+/// rounds.
+fn flush(fixture: &Fixture) {
+    let flushed = fixture.host().sh("ip -6 route flush table 200");
+    println!("flush: {:?}", flushed.err());
+}
+
 #[test]
 fn from_rules_to_subtrees_and_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -36,7 +43,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
 
     // Other software deletes everything.
     fixture.delete_own_rules()?;
-    fixture.host().sh("ip -6 route flush table 200")?;
+    flush(&fixture);
     wait::until(
         "everything is back",
         Duration::from_secs(5),
@@ -89,9 +96,7 @@ fn ten_thousand_addresses() -> Result<()> {
     println!("resident: {resident} KiB");
     ensure!(resident < 60 * 1024, "resident: {resident} KiB");
 
-    // The daemon repairs during the flush: iproute2 may fail to find a route, or repeat its rounds.
-    let flushed_by_hand = fixture.host().sh("ip -6 route flush table 200");
-    println!("flush: {:?}", flushed_by_hand.err());
+    flush(&fixture);
     let flushed = std::time::Instant::now();
     wait::until(
         "the routes are back",

@@ -101,4 +101,20 @@ mod tests {
         let wanted = wanted(plan, "network-manager", &[]);
         assert_eq!(wanted, ["libndp0", "network-manager"]);
     }
+
+    #[test]
+    fn what_apt_would_remove_is_not_taken() {
+        // From a machine with the qemu of backports.
+        let plan = "The following packages will be REMOVED:\n  qemu-utils\n\
+                    Remv qemu-utils [1:10.0.2+ds-2~bpo12+1]\n\
+                    Remv libqemu0 [1:10.0.2+ds-2~bpo12+1]\n\
+                    Inst seabios (1.16.2-1 Debian:12.13/oldstable [all])\n\
+                    Inst libpixman-1-0 (0.42.2-1 Debian:12.13/oldstable [amd64])\n\
+                    Inst qemu-system-x86 (1:7.2+dfsg-7+deb12u18 Debian:12.13/oldstable [amd64])\n\
+                    Conf qemu-system-x86 (1:7.2+dfsg-7+deb12u18 Debian:12.13/oldstable [amd64])\n";
+        assert_eq!(
+            wanted(plan, "qemu-system-x86", &["seabios", "qemu-utils"]),
+            ["seabios", "libpixman-1-0", "qemu-system-x86"]
+        );
+    }
 }

@@ -262,6 +262,46 @@ mod tests {
         assert_eq!(qemu_major("something else"), None);
     }
 
+    /// The test calls itself, with a qemu that prints another version on its path.
+    #[test]
+    fn an_old_qemu_is_refused() {
+        const EXPECTED: &str = "XTASK_TEST_QEMU_IS_NEW";
+        if let Some(expected) = std::env::var_os(EXPECTED) {
+            assert_eq!(new_enough("qemu-system-x86_64"), expected == "true");
+            assert!(new_enough("mmdebstrap"));
+            return;
+        }
+        // The shell makes the program: no other child may have it open for writing when it is executed.
+        let script = "mkdir \"$1\" && cd \"$1\" && \
+                      printf '#!/bin/sh\\necho \"%s\"\\n' \"$2\" >qemu-system-x86_64 && \
+                      chmod 755 qemu-system-x86_64 && \
+                      PATH=\"$1\" exec \"$0\" --exact setup::tests::an_old_qemu_is_refused";
+        for (number, (version, expected)) in [
+            ("QEMU emulator version 5.2.0 (Debian 1:5.2+dfsg-11)", false),
+            ("QEMU emulator version 6.2.0", false),
+            ("QEMU emulator version 7.2.17 (Debian 1:7.2)", true),
+            ("QEMU emulator version 10.0.2 (Debian)", true),
+            ("something else", false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let name = format!("xtask-qemu-{}-{number}", std::process::id());
+            let directory = std::env::temp_dir().join(name);
+            let output = Command::new("sh")
+                .args(["-c", script])
+                .arg(std::env::current_exe().unwrap())
+                .arg(&directory)
+                .arg(version)
+                .env(EXPECTED, expected.to_string())
+                .output()
+                .unwrap();
+            std::fs::remove_dir_all(&directory).unwrap();
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert!(printed.contains("1 passed"), "{version}: {output:?}");
+        }
+    }
+
     #[test]
     fn minor_versions_of_debian_packages() {
         assert_eq!(rustc_minor("1.96.0+dfsg1-1~deb12u2"), Some(96));

@@ -22,8 +22,21 @@ pub(crate) const PAYLOAD: &str = "/test";
 
 /// Programs of this machine that replace busybox's, which have fewer features.
 const PROGRAMS: &[&str] = &[
-    "bash", "ethtool", "ip", "nft", "ping", "setpriv", "tc", "wg", "wg-quick",
+    "bash",
+    "ethtool",
+    "ip",
+    "nft",
+    "ping",
+    "setpriv",
+    "tc",
+    "wg",
+    "wg-quick",
+    "xdp-filter",
+    "xdp-loader",
 ];
+
+/// Directories with files that programs need, and one of these programs.
+const DATA: &[(&str, &str)] = &[("xdp-loader", "usr/lib/x86_64-linux-gnu/bpf")];
 
 /// Programs that only tests outside the list need.
 const OPTIONAL_PROGRAMS: &[&str] = &["ethtool", "setpriv"];
@@ -41,6 +54,10 @@ const MODULES: &[&str] = &[
     "vrf",
     // 6in4.
     "sit",
+    // Tunnels of other software.
+    "ip_gre",
+    "ip6_gre",
+    "ip6_tunnel",
     // Programs on clsact, and foreign filters.
     "sch_ingress",
     "cls_bpf",
@@ -174,7 +191,22 @@ impl Root {
                 self.link(&format!("bin/{name}"), "busybox")?;
             }
         }
-        real.into_iter().try_for_each(|name| self.program(name))
+        real.into_iter().try_for_each(|name| self.program(name))?;
+        DATA.iter()
+            .try_for_each(|(program, data)| self.data(program, Path::new(data)))
+    }
+
+    /// Copies the files in a directory of a program's package.
+    fn data(&self, program: &str, directory: &Path) -> Result<()> {
+        let unwrapped = find_program(program).and_then(|path| tools::unwrapped(&path));
+        let tree = unwrapped.map_or_else(|| PathBuf::from("/"), |unwrapped| unwrapped.tree);
+        let from = tree.join(directory);
+        let entries = fs::read_dir(&from).with_context(|| format!("list {}", from.display()))?;
+        for entry in entries {
+            let name = entry?.file_name();
+            self.copy(&from.join(&name), &directory.join(&name))?;
+        }
+        Ok(())
     }
 
     /// Copies a program of this machine, with its libraries.

@@ -15,7 +15,10 @@ pub(super) struct Suite {
 }
 
 /// Features that this kernel must have; a test of a missing one fails.
-const FEATURES: (&str, &str) = ("SIXXS_KERNEL_HAS", "vrf,wireguard");
+const FEATURES: (&str, &str) = (
+    "SIXXS_KERNEL_HAS",
+    "gre,ip6gre,ip6tnl,sit,vrf,wireguard,xdp_dispatcher",
+);
 
 /// The whole list.
 pub(super) const WHOLE: &[Suite] = &[
@@ -45,9 +48,12 @@ pub(super) const WHOLE: &[Suite] = &[
             "status::",
             "reload::",
             "native::",
+            "native_carriers::from_sit_to_a_tun_device_and_back",
+            "outer_traffic::endpoints",
             "aiccu_commands::",
             "subtrees::from_rules_to_subtrees_and_back",
             "xdp::",
+            "xdp_dispatcher::",
         ],
         // Tests that measure time, or need much of it, are not in the list: `footprint`, and `subtrees`
         // with its ten thousand addresses.
@@ -70,7 +76,9 @@ pub(super) const SHORT: &[Suite] = &[
             "replies::",
             "native::",
             "exits::a_table_of_a_vrf",
+            "outer_traffic::endpoints_of_the_kernels_tunnels",
             "xdp::forged_packets_are_dropped_in_the_driver",
+            "xdp_dispatcher::",
         ],
         except: &[],
         variables: &[FEATURES],

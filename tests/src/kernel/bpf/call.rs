@@ -10,6 +10,7 @@ use nix::libc;
 #[repr(i64)]
 pub(super) enum Command {
     MapCreate = 0,
+    MapLookup = 1,
     MapUpdate = 2,
     MapDelete = 3,
     MapNextKey = 4,

@@ -1,5 +1,6 @@
-//! Owns pinned maps: making them, and emptying them behind the program's back.
+//! Owns pinned maps: making them, reading them, and emptying them behind the program's back.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -134,6 +135,33 @@ pub fn wipe(path: &Path) -> Result<()> {
         write_zeroes(&map, &shape)
     } else {
         delete_entries(&map, &shape)
+    }
+}
+
+/// The entries of a pinned map with one value per key.
+pub fn entries(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let map = pinned(path)?;
+    let shape = map_shape(&map)?;
+    let mut entries = BTreeMap::new();
+    let mut before: Option<Vec<u8>> = None;
+    loop {
+        let mut key = vec![0_u8; shape.key_size as usize];
+        let after = before.as_ref().map_or(0, |key| key.as_ptr() as u64);
+        let mut next = Element::new(&map, after, key.as_mut_ptr() as u64)?;
+        // SAFETY: the structure is the kernel's for this command; both keys have the size that the map reports, and
+        // outlive the call.
+        match unsafe { call(Command::MapNextKey, &mut next) } {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            Err(e) => return Err(e).context("read a map's next key"),
+        }
+        let mut value = vec![0_u8; shape.value_size as usize];
+        let mut element = Element::new(&map, key.as_ptr() as u64, value.as_mut_ptr() as u64)?;
+        // SAFETY: the structure has the layout of the kernel's union for this command; key and value have the sizes
+        // that the map reports, and outlive the call.
+        unsafe { call(Command::MapLookup, &mut element) }.context("read a map")?;
+        before = Some(key.clone());
+        entries.insert(key, value);
     }
 }
 

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use self::call::{Command, call, descriptor};
-pub use self::maps::{pin, pin_array, wipe};
+pub use self::maps::{entries, pin, pin_array, wipe};
 pub use self::xdp::{
     FrameSource, Xdp, attach_dropping_xdp, attach_xdp, detach_pinned, load_empty_xdp, xdp,
 };

@@ -62,6 +62,12 @@ const VM_PROGRAMS: &[Program] = &[
             with: &["qemu-system-common", "qemu-system-data", "seabios"],
         },
     },
+    Program {
+        name: "xdp-loader",
+        package: "xdp-tools",
+        // libxdp has the dispatcher.
+        source: Source::Unpacked { with: &["libxdp1"] },
+    },
 ];
 
 /// Additional programs for lint.
