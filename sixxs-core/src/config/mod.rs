@@ -8,12 +8,13 @@
 //! * `cross_check` – checks the properties that tunnels must not share
 //! * `model` – the types of the result
 //!
-//! `broker_overlay` and `runtime_tunnels` change an existing [`Config`].
+//! `broker_overlay`, `followed` and `runtime_tunnels` change an existing [`Config`].
 
 mod account;
 mod alerting;
 mod broker_overlay;
 mod cross_check;
+mod followed;
 mod kind;
 mod model;
 mod runtime_tunnels;
@@ -29,6 +30,7 @@ use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
+pub use followed::{Followed, Follows, MAX_FOLLOWED, NotFollowed};
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,

@@ -16,6 +16,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use super::followed::OrAuto;
 use crate::{
     diagnostics::{Diagnostics, Location},
     secret::Secret,
@@ -246,6 +247,14 @@ impl<'a> Section<'a> {
     pub(super) fn ipv6(&mut self, key: &str) -> Field<Ipv6Addr> {
         let address = self.parsed::<Address>(key, "an IPv6 address");
         address.map(|Address(address)| address)
+    }
+
+    pub(super) fn ipv6_or_auto(&mut self, key: &str) -> Field<OrAuto<Ipv6Addr>> {
+        let address = self.parsed::<OrAuto<Address>>(key, "an IPv6 address or \"auto\"");
+        address.map(|address| match address {
+            OrAuto::Auto => OrAuto::Auto,
+            OrAuto::Is(Address(address)) => OrAuto::Is(address),
+        })
     }
 
     /// A string that is never part of a message.

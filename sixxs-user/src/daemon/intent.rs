@@ -8,7 +8,7 @@ use std::{
 };
 
 use sixxs_core::{
-    config::{Account, Config, Conflict, HostPrefixes, Kind, Learned, Tunnel},
+    config::{Account, Config, Conflict, Followed, HostPrefixes, Kind, Learned, Tunnel},
     routing::{Desired, Observed, connected::local_networks},
     types::{IfName, Prefix},
 };
@@ -40,6 +40,8 @@ pub(super) struct Intent {
     conflicts: Vec<Conflict>,
     /// Addresses of the host, which no broker can assign; as of the last scan.
     host_prefixes: HostPrefixes,
+    /// Addresses and gateways that tunnels take from the host; as of the last scan.
+    followed: Followed,
     /// Local networks as of the last scan; `None` before the first.
     local_networks: Option<BTreeSet<Prefix>>,
     /// Whether a request has started a tunnel in this run.
@@ -57,6 +59,7 @@ impl Intent {
             made: BTreeSet::new(),
             conflicts: Vec::new(),
             host_prefixes: HostPrefixes::new(),
+            followed: Followed::default(),
             local_networks: None,
             had_tunnels: false,
         }
@@ -136,9 +139,11 @@ impl Intent {
         problems
     }
 
-    /// Takes the addresses and connected networks of the host. Returns problems.
+    /// Takes the addresses, routers and connected networks of the host. Returns problems.
     pub(super) fn observe(&mut self, observed: &Observed) -> Vec<String> {
-        let networks = local_networks(&self.wanted, &observed.links, &observed.connected);
+        let followed = Followed::of(&self.wanted, observed);
+        let whole = self.wanted.clone().with_followed(&followed);
+        let networks = local_networks(&whole, &observed.links, &observed.connected);
         let (networks, problem) = match networks {
             Ok(networks) => (networks, None),
             Err(too_many) => (BTreeSet::new(), Some(too_many.to_string())),
@@ -147,14 +152,19 @@ impl Intent {
             true => self.wanted.host_prefixes(observed),
             false => HostPrefixes::new(),
         };
-        if self.local_networks.as_ref() != Some(&networks) || host_prefixes != self.host_prefixes {
+        if self.local_networks.as_ref() != Some(&networks)
+            || host_prefixes != self.host_prefixes
+            || followed != self.followed
+        {
             self.local_networks = Some(networks);
+            self.followed = followed;
             self.host_prefixes = host_prefixes;
             self.overlay();
         }
         let conflicts = self.conflicts.iter();
         conflicts
             .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
+            .chain(self.followed.problems().map(|problem| problem.to_string()))
             .chain(problem)
             .collect()
     }
@@ -165,7 +175,9 @@ impl Intent {
         let (config, conflicts) =
             wanted.with_learned(&self.learned, &self.host_prefixes, &self.effective);
         let none = BTreeSet::new();
-        self.effective = config.with_direct(self.local_networks.as_ref().unwrap_or(&none));
+        self.effective = config
+            .with_followed(&self.followed)
+            .with_direct(self.local_networks.as_ref().unwrap_or(&none));
         self.conflicts = conflicts;
     }
 

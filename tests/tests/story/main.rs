@@ -46,6 +46,7 @@ mod echo_health;
 mod exits;
 mod explain;
 mod fd_store;
+mod followed;
 mod footprint;
 mod full_tunnel;
 mod health;
