@@ -91,6 +91,7 @@ mod tampering;
 mod top;
 mod top_exit;
 mod tunnel_gone;
+mod two_providers;
 mod unusual_routing;
 mod watchdog;
 mod without_daemon;
