@@ -58,6 +58,7 @@ const KEYS: &[&str] = &[
     "metrics_hosts",
     "alert",
     "connect_limit",
+    "link",
     "tunnel",
 ];
 
@@ -123,7 +124,10 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
         let message = "expected at least one name; leave the key out for all native uplinks";
         section.report("uplinks", message);
     }
-    let tunnels = section.sections("tunnel");
+    // Both names mean the same. The order in the file decides on routing tables.
+    let mut tunnels = section.sections("tunnel");
+    tunnels.extend(section.sections("link"));
+    tunnels.sort_by_key(Section::line);
     let (mut config, mut diagnostics) = settings(section);
     let mut locations = Vec::new();
     for (position, section) in (0..).zip(tunnels) {

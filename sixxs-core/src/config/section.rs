@@ -396,6 +396,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The line where it begins.
+    pub(super) const fn line(&self) -> usize {
+        self.head.line
+    }
+
     /// The tables of an array of tables (`[[key]]`).
     pub(super) fn sections(&mut self, key: &str) -> Vec<Self> {
         let values = self.field(key, |value| match value {

@@ -27,13 +27,13 @@ const SECOND: &str = "2001:db8:b::/64";
 const PROVIDERS: [&str; 2] = ["sixxs0", "sixxs1"];
 
 const CONFIG: &str = "\
-[[tunnel]]
+[[link]]
 name = \"sixxs0\"
 kind = \"interface\"
 address = \"auto\"
 gateway = \"auto\"
 
-[[tunnel]]
+[[link]]
 name = \"sixxs1\"
 kind = \"interface\"
 address = \"auto\"

@@ -316,3 +316,23 @@ fn addresses_that_are_followed_stand_alone_and_are_of_other_software() {
     let native = parse("f", &text).unwrap_err().to_string();
     assert!(native.contains("that other software sets up"), "{native}");
 }
+
+#[test]
+fn links_are_tunnels_in_the_order_of_the_file() {
+    let link = |section: &str, name: &str, digit: u32| {
+        format!(
+            "[[{section}]]\nname = \"{name}\"\nkind = \"interface\"\naddress = \"2001:db8:{digit}::2\"\n"
+        )
+    };
+    let text = link("tunnel", "a", 1) + &link("link", "b", 2) + &link("tunnel", "c", 3);
+    let config = parse("f", &text).unwrap();
+    let found: Vec<_> = config
+        .tunnels
+        .iter()
+        .map(|t| (t.name.as_str(), t.table.0))
+        .collect();
+    assert_eq!(found, [("a", 200), ("b", 201), ("c", 202)]);
+    let wrong = text.replace("2001:db8:2::2", "::1");
+    let wrong = parse("f", &wrong).unwrap_err().to_string();
+    assert!(wrong.contains("f:8: link[1].address"), "{wrong}");
+}
