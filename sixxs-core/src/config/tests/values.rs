@@ -334,5 +334,5 @@ fn links_are_tunnels_in_the_order_of_the_file() {
     assert_eq!(found, [("a", 200), ("b", 201), ("c", 202)]);
     let wrong = text.replace("2001:db8:2::2", "::1");
     let wrong = parse("f", &wrong).unwrap_err().to_string();
-    assert!(wrong.contains("f:8: link[1].address"), "{wrong}");
+    assert!(wrong.contains("line 8: link[1].address"), "{wrong}");
 }
