@@ -1,6 +1,9 @@
 //! Computes the changes that a reload would make, without applying them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sixxs_core::{
     change::Change,
@@ -44,8 +47,10 @@ pub async fn preview(
     let mut observed = netlink.observe(&Scope::of(new)).await?;
     let (whole, conflicts) =
         new.with_learned(learned, &new.host_prefixes(&observed), before.config);
-    let followed = Followed::of(new, &observed);
-    let whole = whole.with_followed(&followed);
+    let followed = Followed::of(new, &observed, &Followed::default(), Duration::ZERO);
+    let whole = whole
+        .with_followed(&followed)
+        .with_former_of(before.in_force);
     let networks = local_networks(&whole, &observed.links, &observed.connected);
     let whole = whole.with_direct(&networks.clone().unwrap_or_default());
 

@@ -1,6 +1,13 @@
 //! Addresses and gateways that change: the configuration takes them from the host (`"auto"`).
 
-use std::{collections::BTreeMap, fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv6Addr,
+    str::FromStr,
+    time::Duration,
+};
 
 use super::Config;
 use crate::{
@@ -41,10 +48,15 @@ impl<T: FromStr> FromStr for OrAuto<T> {
     }
 }
 
+/// For this time, the users of an address that an interface has lost get errors. Then no connection of it is left.
+const FORMER: Duration = Duration::from_secs(3600);
+
 /// What one tunnel has at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Present {
     addresses: Vec<InterfaceAddress>,
+    /// Addresses that it has lost, and when.
+    former: BTreeMap<Ipv6Addr, Duration>,
     gateway: Option<Ipv6Addr>,
     /// Number of addresses above [`MAX_FOLLOWED`].
     more: usize,
@@ -73,9 +85,14 @@ impl fmt::Display for NotFollowed {
 }
 
 impl Followed {
-    /// Reads them from the host.
+    /// Reads them from the host. `before` is the result of the scan before, `now` a time since the start.
     #[must_use]
-    pub fn of(config: &Config, observed: &Observed) -> Self {
+    pub fn of(config: &Config, observed: &Observed, before: &Self, now: Duration) -> Self {
+        let on_host: BTreeSet<_> = observed
+            .links
+            .iter()
+            .flat_map(|link| &link.addresses)
+            .collect();
         let tunnels = config
             .tunnels
             .iter()
@@ -88,6 +105,13 @@ impl Followed {
             }
             if let Some(link) = link.filter(|_| tunnel.follows.gateway) {
                 present.gateway = routers::of_interface(&observed.routers, link.index);
+            }
+            if let Some(before) = before
+                .0
+                .get(&tunnel.name)
+                .filter(|_| tunnel.follows.addresses)
+            {
+                present.former = former(before, &on_host, now);
             }
             (tunnel.name.clone(), present)
         });
@@ -104,6 +128,28 @@ impl Followed {
     }
 }
 
+/// The addresses of a tunnel that no interface has any more, the latest of them if they are many.
+fn former(
+    before: &Present,
+    on_host: &BTreeSet<&Ipv6Addr>,
+    now: Duration,
+) -> BTreeMap<Ipv6Addr, Duration> {
+    let lost = before.addresses.iter().map(|own| (own.address, now));
+    let earlier = before
+        .former
+        .iter()
+        .map(|(address, since)| (*address, *since));
+    let mut former: Vec<_> = lost
+        .chain(earlier)
+        .filter(|(address, since)| {
+            !on_host.contains(address) && now.saturating_sub(*since) < FORMER
+        })
+        .collect();
+    former.sort_unstable_by_key(|(address, since)| (Reverse(*since), *address));
+    former.truncate(MAX_FOLLOWED);
+    former.into_iter().collect()
+}
+
 /// The global addresses that an interface can use, and the number of further ones.
 fn addresses(link: &Link) -> (Vec<InterfaceAddress>, usize) {
     let usable = link.global_addresses();
@@ -118,6 +164,21 @@ fn addresses(link: &Link) -> (Vec<InterfaceAddress>, usize) {
 }
 
 impl Config {
+    /// The configuration with the lost addresses of another one, for tunnels that still follow theirs.
+    #[must_use]
+    pub fn with_former_of(mut self, other: &Self) -> Self {
+        for tunnel in self
+            .tunnels
+            .iter_mut()
+            .filter(|tunnel| tunnel.follows.addresses)
+        {
+            if let Some(other) = other.tunnels.iter().find(|other| other.name == tunnel.name) {
+                tunnel.former.clone_from(&other.former);
+            }
+        }
+        self
+    }
+
     /// The configuration with what its tunnels have at present.
     #[must_use]
     pub fn with_followed(mut self, followed: &Followed) -> Self {
@@ -127,6 +188,7 @@ impl Config {
             };
             if tunnel.follows.addresses {
                 tunnel.addresses.clone_from(&present.addresses);
+                tunnel.former = present.former.keys().copied().collect();
             }
             if tunnel.follows.gateway {
                 tunnel.gateway = present.gateway;
@@ -196,7 +258,7 @@ mod tests {
             "2001:db8:1::1",
         ];
         let all = all.map(str::to_owned);
-        let followed = Followed::of(&config, &observed(&all));
+        let followed = follow(&config, &observed(&all));
         assert_eq!(followed.problems().count(), 0);
         let whole = config.clone().with_followed(&followed);
         let [first, second] = &whole.tunnels[..] else {
@@ -207,15 +269,44 @@ mod tests {
         assert_eq!(first.gateway, "fe80::9".parse().ok());
         assert_eq!(*second, config.tunnels[1]);
         // The interface is gone.
-        let none = whole.with_followed(&Followed::of(&config, &Observed::default()));
+        let none = whole.with_followed(&follow(&config, &Observed::default()));
         assert!(none.tunnels[0].addresses.is_empty() && none.tunnels[0].gateway.is_none());
+    }
+
+    fn follow(config: &Config, observed: &Observed) -> Followed {
+        Followed::of(config, observed, &Followed::default(), Duration::ZERO)
+    }
+
+    #[test]
+    fn lost_addresses_are_remembered_for_an_hour() {
+        let config = parse("f", CONFIG).unwrap();
+        let [one, two] = ["2001:db8:1::1", "2001:db8:1::2"].map(str::to_owned);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let mut followed = Followed::default();
+        for (at, addresses, former) in [
+            (0, &[one.clone(), two.clone()][..], &[][..]),
+            (1, &[one.clone()], &[&two]),
+            (30, &[], &[&one, &two]),
+            (60, &[], &[&one, &two]),
+            (61, &[], &[&one]),
+            (62, &[one.clone()], &[]),
+        ] {
+            followed = Followed::of(&config, &observed(addresses), &followed, minutes(at));
+            let whole = config.clone().with_followed(&followed);
+            let found = whole.tunnels[0].former.iter().map(ToString::to_string);
+            assert_eq!(
+                found.collect::<Vec<_>>().iter().collect::<Vec<_>>(),
+                former,
+                "{at}"
+            );
+        }
     }
 
     #[test]
     fn too_many_addresses_are_a_problem() {
         let config = parse("f", CONFIG).unwrap();
         let all: Vec<_> = (0..258).map(|at| format!("2001:db8:1::1:{at:x}")).collect();
-        let followed = Followed::of(&config, &observed(&all));
+        let followed = follow(&config, &observed(&all));
         let problems: Vec<_> = followed.problems().map(|p| p.to_string()).collect();
         assert!(problems[0].starts_with("net1: its interface has 2 addresses more than 256"));
         assert_eq!(

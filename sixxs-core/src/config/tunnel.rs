@@ -311,6 +311,7 @@ impl Fields {
                 addresses: self.auto_addresses.is_some(),
                 gateway: matches!(&self.gateway, Field::Set(gateway) if gateway.value == OrAuto::Auto),
             },
+            former: Vec::new(),
             gateway: match self.gateway.value() {
                 Some(OrAuto::Is(gateway)) => Some(gateway),
                 Some(OrAuto::Auto) | None => None,

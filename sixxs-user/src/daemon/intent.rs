@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    time::Duration,
 };
 
 use sixxs_core::{
@@ -140,8 +141,8 @@ impl Intent {
     }
 
     /// Takes the addresses, routers and connected networks of the host. Returns problems.
-    pub(super) fn observe(&mut self, observed: &Observed) -> Vec<String> {
-        let followed = Followed::of(&self.wanted, observed);
+    pub(super) fn observe(&mut self, observed: &Observed, now: Duration) -> Vec<String> {
+        let followed = Followed::of(&self.wanted, observed, &self.followed, now);
         let whole = self.wanted.clone().with_followed(&followed);
         let networks = local_networks(&whole, &observed.links, &observed.connected);
         let (networks, problem) = match networks {
@@ -347,7 +348,10 @@ mod tests {
         let mut lan = link(9, "lan0");
         lan.addresses.push("2001:db8:77::1".parse().unwrap());
         observed.links = observed.links.iter().cloned().chain([lan]).collect();
-        assert_eq!(intent.observe(&observed), Vec::<String>::new());
+        assert_eq!(
+            intent.observe(&observed, Duration::ZERO),
+            Vec::<String>::new()
+        );
         assert_eq!(intent.effective().tunnels.len(), before.tunnels.len());
         assert!(intent.local_networks.is_some());
     }

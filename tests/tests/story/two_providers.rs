@@ -1,6 +1,6 @@
 //! Two providers without any tunnel: each has a router that advertises a prefix, and drops foreign sources.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +13,7 @@ use sixxs_tests::probe::{self, ping};
 use sixxs_tests::program::Hook;
 use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
+use socket2::{Domain, Socket, Type};
 
 use crate::fixture::Fixture;
 
@@ -186,9 +187,21 @@ fn a_prefix_changes() -> Result<()> {
     host.sh(&format!("ip -6 address del {}/64 dev sixxs0", first[0]))?;
     let [left, _] = wait_for(&fixture, [1, 1])?;
     ensure!(left == [new], "{left:?}");
-    let rules = host.sh("ip -6 rule show")?;
-    ensure!(!rules.contains(&format!("from {} ", first[0])), "{rules}");
+    // Its users get errors, and no provider gets their packets.
     drop(services);
+    let socket = host.run(|| {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+        socket.set_freebind_v6(true)?;
+        socket.bind(&SocketAddrV6::new(first[0], 0, 0, 0).into())?;
+        Ok(socket)
+    })?;
+    let sent = socket.send_to(b"lost", &SocketAddrV6::new(OUTSIDE, 9, 0, 0).into());
+    let error = sent.err().context("no error")?;
+    ensure!(
+        error.kind() == std::io::ErrorKind::HostUnreachable,
+        "{error}"
+    );
+    fixture.ensure_nothing_lost()?;
     ensure!(daemon.stop()? == 0);
     Ok(())
 }
