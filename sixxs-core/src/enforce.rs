@@ -260,10 +260,17 @@ impl Enforcement {
         };
         let mut index = link.filter(|link| link.up).map(|link| link.index);
         if mac.is_some() && tunnel.gateway.is_none() {
-            self.problems.push(format!(
-                "interface {} has a link layer: leaks cannot be redirected into it without `gateway`",
-                tunnel.name
-            ));
+            let name = &tunnel.name;
+            self.problems.push(if tunnel.follows.gateway {
+                format!(
+                    "no router is known at {name}: leaks cannot be redirected into it until a default route there has \
+                     a next hop, in any table"
+                )
+            } else {
+                format!(
+                    "interface {name} has a link layer: leaks cannot be redirected into it without `gateway`"
+                )
+            });
             index = None;
         }
         let own = tunnel.sources().map(Prefix::address).next();

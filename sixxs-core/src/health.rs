@@ -68,6 +68,8 @@ pub struct Facts<'a> {
     pub link: Option<&'a Link>,
     /// The addresses that it should have.
     pub addresses: &'a [Ipv6Addr],
+    /// Whether they are those that its interface has.
+    pub follows_addresses: bool,
     /// Addresses of the tunnel that are on another interface.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],
     /// An uplink whose addresses all belong to the tunnel or to its prefixes.
@@ -208,6 +210,9 @@ fn link(facts: &Facts<'_>) -> Vec<Reason> {
     // Sets, because a tunnel may have thousands of addresses.
     let own: BTreeSet<_> = link.addresses.iter().collect();
     let elsewhere: BTreeMap<_, _> = facts.elsewhere.iter().map(|(a, name)| (a, name)).collect();
+    if facts.follows_addresses && facts.addresses.is_empty() {
+        reasons.push(Reason::NothingToFollow);
+    }
     let mut of_addresses = Vec::new();
     for address in facts.addresses {
         let elsewhere = elsewhere.get(address);

@@ -16,6 +16,7 @@ fn good_link() -> Link {
 
 fn good(link: &Link) -> Facts<'_> {
     Facts {
+        follows_addresses: false,
         state: &State::Up,
         link: Some(link),
         addresses: &[ADDRESS],

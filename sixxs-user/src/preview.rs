@@ -1,10 +1,13 @@
 //! Computes the changes that a reload would make, without applying them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sixxs_core::{
     change::Change,
-    config::{Config, Kind, Learned, Tunnel},
+    config::{Config, Followed, Kind, Learned, Tunnel},
     enforce::{Enforcement, Role},
     link::{Candidate, Link, Links},
     routing::{Desired, connected::local_networks, diff},
@@ -44,6 +47,10 @@ pub async fn preview(
     let mut observed = netlink.observe(&Scope::of(new)).await?;
     let (whole, conflicts) =
         new.with_learned(learned, &new.host_prefixes(&observed), before.config);
+    let followed = Followed::of(new, &observed, &Followed::default(), Duration::ZERO);
+    let whole = whole
+        .with_followed(&followed)
+        .with_former_of(before.in_force);
     let networks = local_networks(&whole, &observed.links, &observed.connected);
     let whole = whole.with_direct(&networks.clone().unwrap_or_default());
 
@@ -68,6 +75,7 @@ pub async fn preview(
         .iter()
         .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
         .collect();
+    problems.extend(followed.problems().map(|problem| problem.to_string()));
     problems.extend(networks.err().map(|error| error.to_string()));
     problems.extend(plan.problems.iter().map(ToString::to_string));
     Ok(api::Preview {

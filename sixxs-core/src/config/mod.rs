@@ -8,12 +8,13 @@
 //! * `cross_check` – checks the properties that tunnels must not share
 //! * `model` – the types of the result
 //!
-//! `broker_overlay` and `runtime_tunnels` change an existing [`Config`].
+//! `broker_overlay`, `followed` and `runtime_tunnels` change an existing [`Config`].
 
 mod account;
 mod alerting;
 mod broker_overlay;
 mod cross_check;
+mod followed;
 mod kind;
 mod model;
 mod runtime_tunnels;
@@ -29,6 +30,7 @@ use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
+pub use followed::{Followed, Follows, MAX_FOLLOWED, NotFollowed};
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,
@@ -56,6 +58,7 @@ const KEYS: &[&str] = &[
     "metrics_hosts",
     "alert",
     "connect_limit",
+    "link",
     "tunnel",
 ];
 
@@ -121,7 +124,10 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
         let message = "expected at least one name; leave the key out for all native uplinks";
         section.report("uplinks", message);
     }
-    let tunnels = section.sections("tunnel");
+    // Both names mean the same. The order in the file decides on routing tables.
+    let mut tunnels = section.sections("tunnel");
+    tunnels.extend(section.sections("link"));
+    tunnels.sort_by_key(Section::line);
     let (mut config, mut diagnostics) = settings(section);
     let mut locations = Vec::new();
     for (position, section) in (0..).zip(tunnels) {

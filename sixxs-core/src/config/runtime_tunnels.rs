@@ -1,8 +1,8 @@
 //! Tunnels added at run time from an aiccu.conf.
 
 use super::{
-    Account, CarrierChoice, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, cross_check::TUNNELS,
-    tunnel::table_of,
+    Account, CarrierChoice, Config, Follows, Kind, RuleMode, SUBTREES_TABLE, Tunnel,
+    cross_check::TUNNELS, tunnel::table_of,
 };
 use crate::types::{IfName, TableId};
 
@@ -50,6 +50,8 @@ impl Config {
             table: table.ok_or(Refused::TooMany)?,
             mtu: None,
             gateway: None,
+            follows: Follows::default(),
+            former: Vec::new(),
         };
         self.tunnels.push(tunnel.clone());
         Ok(tunnel)

@@ -16,6 +16,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use super::followed::OrAuto;
 use crate::{
     diagnostics::{Diagnostics, Location},
     secret::Secret,
@@ -248,6 +249,14 @@ impl<'a> Section<'a> {
         address.map(|Address(address)| address)
     }
 
+    pub(super) fn ipv6_or_auto(&mut self, key: &str) -> Field<OrAuto<Ipv6Addr>> {
+        let address = self.parsed::<OrAuto<Address>>(key, "an IPv6 address or \"auto\"");
+        address.map(|address| match address {
+            OrAuto::Auto => OrAuto::Auto,
+            OrAuto::Is(Address(address)) => OrAuto::Is(address),
+        })
+    }
+
     /// A string that is never part of a message.
     pub(super) fn secret(&mut self, key: &str) -> Field<Secret> {
         self.field(key, |value| match value {
@@ -385,6 +394,11 @@ impl<'a> Section<'a> {
             Field::Absent(location) => Field::Absent(location),
             Field::Invalid => Field::Invalid,
         }
+    }
+
+    /// The line where it begins.
+    pub(super) const fn line(&self) -> usize {
+        self.head.line
     }
 
     /// The tables of an array of tables (`[[key]]`).

@@ -3,15 +3,16 @@
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    CarrierChoice, Kind, RemoteEndpoint, RuleMode, Tunnel,
+    CarrierChoice, Follows, Kind, RemoteEndpoint, RuleMode, Tunnel,
     account::Includes,
     cross_check::Locations,
+    followed::OrAuto,
     kind,
     section::{Field, List, Located, Section, SectionHeader},
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
-    diagnostics::Diagnostics,
+    diagnostics::{Diagnostics, Location},
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
 };
 
@@ -49,6 +50,7 @@ pub(super) fn read(
     let remote = kind_fields.remote_endpoint(&mut fields.diagnostics);
     let kind = kind_fields.check(includes, &mut fields.diagnostics);
     fields.check_addresses();
+    fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
     fields.check_table(rule_mode);
     fields.check_gateway();
@@ -69,30 +71,52 @@ struct Fields {
     diagnostics: Diagnostics,
     name: Field<IfName>,
     addresses: List<InterfaceAddress>,
+    /// Where the addresses are `auto`.
+    auto_addresses: Option<Location>,
     peer: Field<Ipv6Addr>,
     check_target: Field<Ipv6Addr>,
     prefixes: List<Prefix>,
     direct: List<Prefix>,
     table: Field<u32>,
     mtu: Field<u32>,
-    gateway: Field<Ipv6Addr>,
+    gateway: Field<OrAuto<Ipv6Addr>>,
+}
+
+/// The addresses in a list, and where it has the word `auto`.
+fn split(list: List<OrAuto<InterfaceAddress>>) -> (List<InterfaceAddress>, Option<Location>) {
+    let mut auto = None;
+    let addresses = list.map(|items| {
+        let address = |Located { value, location }| match value {
+            OrAuto::Is(value) => Some(Located { value, location }),
+            OrAuto::Auto => {
+                auto = Some(location);
+                None
+            }
+        };
+        items.into_iter().filter_map(address).collect()
+    });
+    (addresses, auto)
 }
 
 impl Fields {
     /// Takes the remaining keys of a section.
     fn take(mut section: Section<'_>) -> Self {
-        let address = "an IPv6 address, such as 2001:db8::2/64";
+        let address = "an IPv6 address, such as 2001:db8::2/64, or \"auto\"";
+        let head = section.head();
+        let name = section.parsed("name", "an interface name");
+        let (addresses, auto_addresses) = split(section.one_or_many("address", address));
         Self {
-            head: section.head(),
-            name: section.parsed("name", "an interface name"),
-            addresses: section.one_or_many("address", address),
+            head,
+            name,
+            addresses,
+            auto_addresses,
             peer: section.ipv6("peer"),
             check_target: section.ipv6("check_target"),
             prefixes: section.one_or_many("prefixes", PREFIXES),
             direct: section.one_or_many("direct", PREFIXES),
             table: section.integer("table", 1..=u32::MAX),
             mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
-            gateway: section.ipv6("gateway"),
+            gateway: section.ipv6_or_auto("gateway"),
             // Last, because it reports all other keys as unknown.
             diagnostics: section.finish(&[KEYS, kind::KEYS].concat()),
         }
@@ -114,6 +138,22 @@ impl Fields {
                 "expected the address of the tunnel's far end, found {value}, which is its own (address); \
                  write the broker's, or leave peer out"
             );
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    /// Addresses that are taken from the interface are the only ones, and other software assigns them.
+    fn check_auto_addresses(&mut self, kind: Option<&Kind>) {
+        let Some(location) = &self.auto_addresses else {
+            return;
+        };
+        if !self.addresses.items().is_empty() {
+            let message = "expected \"auto\" alone, found other addresses beside it";
+            self.diagnostics.add(location, message);
+        }
+        if kind.is_some_and(Kind::is_native) {
+            let message = "expected an address: the daemon makes the interface of this kind of tunnel, and \"auto\" is for \
+                           interfaces that other software sets up";
             self.diagnostics.add(location, message);
         }
     }
@@ -150,7 +190,10 @@ impl Fields {
     }
 
     fn check_gateway(&mut self) {
-        if let Some(Located { value, location }) = self.gateway.as_set()
+        if let Some(Located {
+            value: OrAuto::Is(value),
+            location,
+        }) = self.gateway.as_set()
             && (value.is_unspecified() || value.is_multicast())
         {
             let message = format!("expected a unicast address, found {value}");
@@ -171,7 +214,7 @@ impl Fields {
     /// assigns the address. A native tunnel needs an address. A key with an invalid value counts as present.
     fn check_presence(&mut self, kind: Option<&Kind>, has_account: bool) {
         let is_empty = self.addresses.items().is_empty() && !self.addresses.is_invalid();
-        if !is_empty {
+        if !is_empty || self.auto_addresses.is_some() {
             return;
         }
         let has_prefixes = !self.prefixes.items().is_empty() || self.prefixes.is_invalid();
@@ -264,7 +307,15 @@ impl Fields {
             prefixes,
             table: TableId(self.table.value().unwrap_or_else(|| table_of(position))),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
-            gateway: self.gateway.value(),
+            follows: Follows {
+                addresses: self.auto_addresses.is_some(),
+                gateway: matches!(&self.gateway, Field::Set(gateway) if gateway.value == OrAuto::Auto),
+            },
+            former: Vec::new(),
+            gateway: match self.gateway.value() {
+                Some(OrAuto::Is(gateway)) => Some(gateway),
+                Some(OrAuto::Auto) | None => None,
+            },
             carrier: carrier.unwrap_or_default(),
             remote,
         };

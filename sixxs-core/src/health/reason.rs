@@ -28,6 +28,8 @@ pub enum Reason {
     Elsewhere(Ipv6Addr, IfName),
     /// No interface has the address.
     NoAddress(Ipv6Addr),
+    /// Its interface has no global address to follow.
+    NothingToFollow,
     /// Number of further addresses with a fault.
     MoreAddresses(usize),
     /// All addresses of this uplink belong to the tunnel or to its prefixes.
@@ -65,6 +67,7 @@ impl Reason {
             | Self::Tentative(_)
             | Self::Elsewhere(..)
             | Self::NoAddress(_)
+            | Self::NothingToFollow
             | Self::MoreAddresses(_)
             | Self::CoversUplink(_)
             | Self::Shadowed(ShadowEffect {
@@ -105,6 +108,10 @@ impl fmt::Display for Reason {
                 f,
                 "its interface has an MTU of {mtu} bytes; IPv6 needs {}",
                 Mtu::MINIMUM
+            ),
+            Self::NothingToFollow => write!(
+                f,
+                "its interface has no global address; look whether it gets router advertisements or a lease"
             ),
             Self::Duplicate(address) => write!(
                 f,

@@ -154,6 +154,10 @@ impl Desired {
             rule(2, DIRECTS_TABLE, false);
         }
         self.neighbours.extend(neighbour(tunnel));
+        for from in former(tunnel) {
+            let default = key(SUBTREES_TABLE, UNREACHABLE_METRIC, Prefix::ALL, from);
+            self.routes.insert(default, Target::Unreachable);
+        }
         for from in tunnel.sources() {
             let default = |metric| key(SUBTREES_TABLE, metric, Prefix::ALL, from);
             self.routes
@@ -189,6 +193,14 @@ impl Desired {
                 .insert(key(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
         self.neighbours.extend(neighbour(tunnel));
+        for from in former(tunnel) {
+            self.rules.insert(leading_rule(config, tunnel, from));
+            let default = RouteKey {
+                source: from,
+                ..key(UNREACHABLE_METRIC, Prefix::ALL)
+            };
+            self.routes.insert(default, Target::Unreachable);
+        }
         for from in tunnel.sources() {
             self.rules.insert(leading_rule(config, tunnel, from));
             self.local.insert(local_rule(config, from));
@@ -236,6 +248,11 @@ fn local_destinations(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Pr
         .chain(tunnel.routed_prefixes())
         .chain(behind.iter().copied())
         .collect()
+}
+
+/// The addresses that a tunnel has lost. A route for each source takes precedence over the tunnel's default route.
+fn former(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
+    tunnel.former.iter().map(|address| Prefix::host(*address))
 }
 
 /// The rule that leads packets from a tunnel's source to the table with its route.

@@ -12,6 +12,7 @@ mod host_prefixes;
 pub mod in_place;
 pub mod observed;
 pub mod plan;
+pub mod routers;
 
 pub use desired::Desired;
 pub use in_place::{InPlace, Owners};

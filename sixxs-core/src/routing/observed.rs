@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Rule, connected::ConnectedRoute, desired::RouteKey};
+use super::{Rule, connected::ConnectedRoute, desired::RouteKey, routers::Router};
 use crate::{
     explain::rules::PolicyRule,
     link::Links,
@@ -27,6 +27,8 @@ pub struct Observed {
     pub connected: Vec<ConnectedRoute>,
     /// Whether `connected` was read, and has all of them.
     pub connected_is_complete: bool,
+    /// The next hops of foreign default routes, if the configuration needs them.
+    pub routers: Vec<Router>,
     /// Networks on the link according to the addresses of interfaces.
     pub on_link: Vec<ConnectedRoute>,
 }

@@ -153,6 +153,7 @@ proptest! {
             neighbours: one_of_each(neighbours),
             connected: Vec::new(),
             connected_is_complete: false,
+            routers: Vec::new(),
             on_link: Vec::new(),
         };
         let desired = Desired::new(&config, |tunnel| {

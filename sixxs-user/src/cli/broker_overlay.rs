@@ -1,10 +1,10 @@
 //! Parameters from brokers, for tunnels of accounts: saved in the state directory, where only root can read
 //! them, and available from the daemon if one runs.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, time::Duration};
 
 use sixxs_core::{
-    config::{Config, HostPrefixes},
+    config::{Config, Followed, HostPrefixes},
     routing::{Observed, connected::local_networks},
     types::InterfaceAddress,
 };
@@ -26,8 +26,11 @@ pub(super) async fn with_broker_parameters(
     whole
 }
 
-/// The configuration with the observed local networks. If there are too many, only the daemon reports that.
-pub(super) fn with_local_networks(config: Config, observed: &Observed) -> Config {
+/// The configuration with what the host has: addresses and routers that it follows, and local networks. If there are too
+/// many, only the daemon reports that.
+pub(super) fn with_host(config: Config, observed: &Observed) -> Config {
+    let followed = Followed::of(&config, observed, &Followed::default(), Duration::ZERO);
+    let config = config.with_followed(&followed);
     let networks = local_networks(&config, &observed.links, &observed.connected);
     config.with_direct(&networks.unwrap_or_default())
 }

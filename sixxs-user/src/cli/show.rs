@@ -111,7 +111,7 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
             let config = config_file::read(&paths.config)?;
             let config = broker_overlay::with_broker_parameters(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
-            let config = broker_overlay::with_local_networks(config, &observed);
+            let config = broker_overlay::with_host(config, &observed);
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
         Err(error) => return Err(error),

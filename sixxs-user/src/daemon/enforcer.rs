@@ -230,7 +230,9 @@ impl Enforcer {
         self.raise(moved.into_iter().map(|problem| About::Problem { problem }));
         let scope = Scope::of(self.intent.wanted());
         self.reconciler.scan(&scope).await?;
-        let problems = self.intent.observe(self.reconciler.observed());
+        let problems = self
+            .intent
+            .observe(self.reconciler.observed(), self.started.elapsed());
         self.tunnels.set_conflicts(self.intent.conflicts());
         self.drain_changes();
         self.tunnels.observe(self.reconciler.links());

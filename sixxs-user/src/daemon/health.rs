@@ -87,6 +87,7 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
         elsewhere: &elsewhere(snapshot, &tunnel.name, &addresses),
         covered_uplink: covered_uplink(snapshot, tunnel).as_ref(),
         addresses: &addresses,
+        follows_addresses: tunnel.follows.addresses,
         is_routed: snapshot.is_routed(tunnel),
         has_program: snapshot.has_program(&tunnel.name),
         shadow: shadow.map(|shadow| effect(snapshot, shadow)).as_ref(),

@@ -5,10 +5,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    time::Duration,
 };
 
 use sixxs_core::{
-    config::{Account, Config, Conflict, HostPrefixes, Kind, Learned, Tunnel},
+    config::{Account, Config, Conflict, Followed, HostPrefixes, Kind, Learned, Tunnel},
     routing::{Desired, Observed, connected::local_networks},
     types::{IfName, Prefix},
 };
@@ -40,6 +41,8 @@ pub(super) struct Intent {
     conflicts: Vec<Conflict>,
     /// Addresses of the host, which no broker can assign; as of the last scan.
     host_prefixes: HostPrefixes,
+    /// Addresses and gateways that tunnels take from the host; as of the last scan.
+    followed: Followed,
     /// Local networks as of the last scan; `None` before the first.
     local_networks: Option<BTreeSet<Prefix>>,
     /// Whether a request has started a tunnel in this run.
@@ -57,6 +60,7 @@ impl Intent {
             made: BTreeSet::new(),
             conflicts: Vec::new(),
             host_prefixes: HostPrefixes::new(),
+            followed: Followed::default(),
             local_networks: None,
             had_tunnels: false,
         }
@@ -136,9 +140,11 @@ impl Intent {
         problems
     }
 
-    /// Takes the addresses and connected networks of the host. Returns problems.
-    pub(super) fn observe(&mut self, observed: &Observed) -> Vec<String> {
-        let networks = local_networks(&self.wanted, &observed.links, &observed.connected);
+    /// Takes the addresses, routers and connected networks of the host. Returns problems.
+    pub(super) fn observe(&mut self, observed: &Observed, now: Duration) -> Vec<String> {
+        let followed = Followed::of(&self.wanted, observed, &self.followed, now);
+        let whole = self.wanted.clone().with_followed(&followed);
+        let networks = local_networks(&whole, &observed.links, &observed.connected);
         let (networks, problem) = match networks {
             Ok(networks) => (networks, None),
             Err(too_many) => (BTreeSet::new(), Some(too_many.to_string())),
@@ -147,14 +153,19 @@ impl Intent {
             true => self.wanted.host_prefixes(observed),
             false => HostPrefixes::new(),
         };
-        if self.local_networks.as_ref() != Some(&networks) || host_prefixes != self.host_prefixes {
+        if self.local_networks.as_ref() != Some(&networks)
+            || host_prefixes != self.host_prefixes
+            || followed != self.followed
+        {
             self.local_networks = Some(networks);
+            self.followed = followed;
             self.host_prefixes = host_prefixes;
             self.overlay();
         }
         let conflicts = self.conflicts.iter();
         conflicts
             .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
+            .chain(self.followed.problems().map(|problem| problem.to_string()))
             .chain(problem)
             .collect()
     }
@@ -165,7 +176,9 @@ impl Intent {
         let (config, conflicts) =
             wanted.with_learned(&self.learned, &self.host_prefixes, &self.effective);
         let none = BTreeSet::new();
-        self.effective = config.with_direct(self.local_networks.as_ref().unwrap_or(&none));
+        self.effective = config
+            .with_followed(&self.followed)
+            .with_direct(self.local_networks.as_ref().unwrap_or(&none));
         self.conflicts = conflicts;
     }
 
@@ -335,7 +348,10 @@ mod tests {
         let mut lan = link(9, "lan0");
         lan.addresses.push("2001:db8:77::1".parse().unwrap());
         observed.links = observed.links.iter().cloned().chain([lan]).collect();
-        assert_eq!(intent.observe(&observed), Vec::<String>::new());
+        assert_eq!(
+            intent.observe(&observed, Duration::ZERO),
+            Vec::<String>::new()
+        );
         assert_eq!(intent.effective().tunnels.len(), before.tunnels.len());
         assert!(intent.local_networks.is_some());
     }

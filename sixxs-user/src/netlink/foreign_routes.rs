@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    net::Ipv6Addr,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,9 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        route::{RouteAttribute, RouteMessage, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RoutePreference, RouteType,
+        },
     },
     sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket},
 };
@@ -23,8 +26,9 @@ use sixxs_core::{
     routing::{
         connected::{ConnectedRoute, MAX_PAIRS},
         exits::{LOOPBACK, PIECE_BITS, WideRoute},
+        routers::{Preference, Router},
     },
-    types::{IfIndex, PROTOCOL, TableId},
+    types::{IfIndex, Metric, PROTOCOL, TableId},
 };
 use tokio::time::timeout;
 
@@ -70,6 +74,8 @@ pub(super) struct Answer {
     pub(super) routes: Vec<WideRoute>,
     /// Sorted by destination and interface.
     pub(super) connected: Vec<ConnectedRoute>,
+    /// The next hops of default routes.
+    pub(super) routers: Vec<Router>,
     /// Whether there are routes through next hop objects whose interface the kernel does not report
     /// (`net.ipv4.nexthop_compat_mode` is 0).
     pub(super) has_hidden: bool,
@@ -144,11 +150,14 @@ impl ForeignRoutes {
         {
             answer.routes.extend(before.answer.routes);
             answer.connected.extend(before.answer.connected);
+            answer.routers.extend(before.answer.routers);
         }
         answer.routes.sort_unstable();
         answer.routes.dedup();
         answer.connected.sort_unstable();
         answer.connected.dedup();
+        answer.routers.sort_unstable();
+        answer.routers.dedup();
         Ok(dump)
     }
 
@@ -262,19 +271,39 @@ impl Dump {
         };
         let mut table = u32::from(message.header.table);
         let (mut indices, mut is_by_object) = (Vec::new(), false);
+        let (mut gateways, mut metric, mut preference) = (Vec::new(), 0, Preference::Medium);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Table(value) => table = *value,
                 RouteAttribute::Oif(index) => indices.push(*index),
+                RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
+                    gateways.push((None, *address))
+                }
                 RouteAttribute::MultiPath(hops) => {
                     indices.extend(hops.iter().map(|hop| hop.interface_index));
+                    gateways.extend(hops.iter().filter_map(hop_gateway));
                 }
+                RouteAttribute::Priority(value) => metric = *value,
+                RouteAttribute::Preference(RoutePreference::High) => preference = Preference::High,
+                RouteAttribute::Preference(RoutePreference::Low) => preference = Preference::Low,
                 RouteAttribute::NhId(_) => is_by_object = true,
                 _ => {}
             }
         }
         self.answer.has_hidden |= is_by_object && indices.is_empty();
         let destination = destination(&message);
+        if destination.bits() == 0 && !has_expired(&message) {
+            let routers = gateways.into_iter().filter_map(|(index, address)| {
+                Some(Router {
+                    index: IfIndex(index.or(indices.first().copied())?),
+                    address,
+                    table: TableId(table),
+                    metric: Metric(metric),
+                    preference,
+                })
+            });
+            self.answer.routers.extend(routers);
+        }
         let routes = indices.into_iter().map(|index| WideRoute {
             table: TableId(table),
             destination,
@@ -283,6 +312,25 @@ impl Dump {
         self.answer.routes.extend(routes);
         Ok(())
     }
+}
+
+/// The interface and the gateway of a next hop.
+fn hop_gateway(hop: &RouteNextHop) -> Option<(Option<u32>, Ipv6Addr)> {
+    hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
+            Some((Some(hop.interface_index), *address))
+        }
+        _ => None,
+    })
+}
+
+/// Whether the lifetime of a route is over: the kernel removes it a moment later.
+fn has_expired(message: &RouteMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        // Signed in the kernel (`rta_expires`); zero for a route without lifetime.
+        RouteAttribute::CacheInfo(info) => info.expires.cast_signed() < 0,
+        _ => false,
+    })
 }
 
 fn parsed(message: &[u8]) -> Result<Option<RouteMessage>, RequestError> {

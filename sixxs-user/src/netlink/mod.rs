@@ -92,6 +92,8 @@ pub struct Scope {
     pub exits: bool,
     /// Whether to read connected networks.
     pub connected: bool,
+    /// Whether to read the next hops of default routes.
+    pub routers: bool,
     /// Foreign tunnels whose far ends to find out.
     pub foreign_tunnels: BTreeSet<IfName>,
 }
@@ -109,6 +111,7 @@ impl Scope {
             // With accounts: a broker must not assign a prefix that is on the link of an uplink.
             // With peers: the kernel may lose its route to one.
             connected: config.direct_connected || config.has_accounts() || config.has_peers(),
+            routers: config.tunnels.iter().any(|tunnel| tunnel.follows.gateway),
             foreign_tunnels: {
                 let tunnels = config.tunnels.iter();
                 let foreign = tunnels.filter(|t| !t.kind.is_native() && t.remote.is_none());

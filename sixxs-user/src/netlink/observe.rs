@@ -66,6 +66,11 @@ impl Netlink {
         } else {
             Vec::new()
         };
+        let routers = if scope.routers {
+            self.foreign_routes.current().await?.routers.clone()
+        } else {
+            Vec::new()
+        };
         let connected_is_complete = scope.connected && connected.len() <= MAX_PAIRS;
         let links: Links = links.into_iter().collect();
         let mut routes = self
@@ -88,6 +93,7 @@ impl Netlink {
             routes,
             connected,
             connected_is_complete,
+            routers,
             on_link,
         })
     }

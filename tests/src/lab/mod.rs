@@ -1,5 +1,6 @@
 //! A whole lab: [`Lab::new`] builds it, and its drop removes it in every case.
 
+pub mod advertiser;
 pub mod carrier;
 pub mod dirs;
 pub mod far_end;

@@ -41,6 +41,7 @@ fn the_edges_of_ranges() {
         (MTU, "mtu = 65535", true),
         (MTU, "mtu = 65536", false),
         (GATEWAY, "gateway = \"2001:db8::9\"", true),
+        (GATEWAY, "gateway = \"auto\"", true),
         (GATEWAY, "gateway = \"::\"", false),
         (GATEWAY, "gateway = \"ff02::1\"", false),
         (ADDRESS, "address = \"::1\"", false),
@@ -294,4 +295,44 @@ fn xdp_is_chosen_for_all_uplinks_or_by_name() {
         let of = |name: &str| config.xdp.of(&name.parse().unwrap());
         assert_eq!((of("net0"), of("net1")), (net0, net1), "{line}");
     }
+}
+
+#[test]
+fn addresses_that_are_followed_stand_alone_and_are_of_other_software() {
+    const ADDRESS: &str = "address = \"2001:db8:a::2/64\"";
+    let config = with(ADDRESS, "address = \"auto\"").unwrap();
+    let [first, second] = &config.tunnels[..] else {
+        panic!("two tunnels")
+    };
+    assert!(first.follows.addresses && !first.follows.gateway && first.addresses.is_empty());
+    assert_eq!(second.follows, Follows::default());
+    let beside = with(ADDRESS, "address = [\"auto\", \"2001:db8:a::2\"]").unwrap_err();
+    let beside = beside.to_string();
+    assert!(beside.contains("\"auto\" alone"), "{beside}");
+    let native = "kind = \"6in4\"\nremote4 = \"198.51.100.1\"\naddress = \"auto\"";
+    let text = GOOD
+        .replace("kind = \"interface\"", native)
+        .replace(ADDRESS, "");
+    let native = parse("f", &text).unwrap_err().to_string();
+    assert!(native.contains("that other software sets up"), "{native}");
+}
+
+#[test]
+fn links_are_tunnels_in_the_order_of_the_file() {
+    let link = |section: &str, name: &str, digit: u32| {
+        format!(
+            "[[{section}]]\nname = \"{name}\"\nkind = \"interface\"\naddress = \"2001:db8:{digit}::2\"\n"
+        )
+    };
+    let text = link("tunnel", "a", 1) + &link("link", "b", 2) + &link("tunnel", "c", 3);
+    let config = parse("f", &text).unwrap();
+    let found: Vec<_> = config
+        .tunnels
+        .iter()
+        .map(|t| (t.name.as_str(), t.table.0))
+        .collect();
+    assert_eq!(found, [("a", 200), ("b", 201), ("c", 202)]);
+    let wrong = text.replace("2001:db8:2::2", "::1");
+    let wrong = parse("f", &wrong).unwrap_err().to_string();
+    assert!(wrong.contains("line 8: link[1].address"), "{wrong}");
 }

@@ -154,7 +154,7 @@ async fn gather(paths: &Paths) -> Facts {
         }
     };
     facts.host.rules = Some(true);
-    let config = broker_overlay::with_local_networks(config, &observed);
+    let config = broker_overlay::with_host(config, &observed);
     if facts.daemon.problems.is_none() {
         let plan = diff(&Desired::new(&config, |_| true), &observed);
         facts.daemon.missing = plan.steps.len();

@@ -46,7 +46,7 @@ pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Resu
     let config = broker_overlay::with_broker_parameters(&config, paths, status.as_ref()).await;
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::of(&config)).await?;
-    let config = broker_overlay::with_local_networks(config, &observed);
+    let config = broker_overlay::with_host(config, &observed);
     let links = &observed.links;
     let (oif, oif_index) = interface(links, oif.as_ref())?;
     let (iif, iif_index) = interface(links, arguments.iif.as_ref())?;

@@ -44,6 +44,7 @@ const LAB_PROGRAMS: &[Program] = &[
     unpacked("ip", "iproute2"),
     unpacked("nft", "nftables"),
     unpacked("ping", "iputils-ping"),
+    unpacked("radvd", "radvd"),
     unpacked("tmux", "tmux"),
     unpacked("wg", "wireguard-tools"),
 ];
