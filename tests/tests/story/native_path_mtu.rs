@@ -148,12 +148,19 @@ fn a_learned_path_mtu_works_without_a_daemon() -> Result<()> {
     narrows(&fixture, 1400)?;
     learns(&fixture, tunnel, 1380)?;
     daemon.kill()?;
-    fixture.forget_path_mtu()?;
+    // With another route, the host forgets what it has learned. The programs do not.
+    let route = format!(
+        "default dev {} table 200 metric 1024",
+        tunnel.plan.interface
+    );
+    let forgets = || fixture.host().sh(&format!("ip -6 route replace {route}"));
+    forgets()?;
     let before = too_big_received(&fixture)?;
     learns(&fixture, tunnel, 1380)?;
     assert!(too_big_received(&fixture)? > before);
-    fixture.forget_path_mtu()?;
+    forgets()?;
     transfers(&fixture, tunnel)?;
+    fixture.host().sh(&format!("ip -6 route del {route}"))?;
     let _daemon = fixture.start()?;
     fixture.wait_until_up()?;
     let (_, counters) = fixture.program.json(&["counters"])?;

@@ -8,7 +8,6 @@ use sixxs_tests::lab::advertiser::{Advertised, Advertiser};
 use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe::leak::{self, Cause};
-use sixxs_tests::probe::service::Services;
 use sixxs_tests::probe::{self, ping};
 use sixxs_tests::program::Hook;
 use sixxs_tests::program::status::Status;
@@ -115,7 +114,6 @@ fn each_provider_gets_its_own_addresses(_: Flavour, hook: Hook) -> Result<()> {
     let found = wait_for(&fixture, [1, 1]).with_context(|| daemon.log())?;
     let outside = fixture.lab.outside();
     let own: Vec<_> = found.iter().flatten().copied().collect();
-    let _services = Services::start(fixture.host(), &own)?;
     for address in &own {
         let pings = ping(outside, *address, 10)?;
         ensure!(pings.all_answered(), "{address}: {pings:?}");
@@ -151,7 +149,6 @@ fn a_prefix_changes() -> Result<()> {
     let _second = advertises(&fixture, 1, &[preferred(SECOND)])?;
     let [first, second] = wait_for(&fixture, [1, 1]).with_context(|| daemon.log())?;
     let outside = fixture.lab.outside();
-    let services = Services::start(fixture.host(), &[first[0], second[0]])?;
     let stream = probe::PingStream::start(outside, first[0], Duration::from_millis(20))?;
     drop(radvd);
     let old = Advertised {
@@ -188,7 +185,6 @@ fn a_prefix_changes() -> Result<()> {
     let [left, _] = wait_for(&fixture, [1, 1])?;
     ensure!(left == [new], "{left:?}");
     // Its users get errors, and no provider gets their packets.
-    drop(services);
     let socket = host.run(|| {
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
         socket.set_freebind_v6(true)?;
