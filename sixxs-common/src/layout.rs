@@ -115,8 +115,8 @@ pub struct Interface {
     pub counts_outer_ipv6: u8,
     /// 1 if the XDP program may answer echo requests here; else 0.
     pub answers_by_xdp: u8,
-    /// 1 at an uplink with Ethernet headers if nothing but the counters matters for packets of no tunnel: the programs look
-    /// their sources up in the [`SourceFilter`](crate::source_filter::SourceFilter) first. Else 0.
+    /// 1 at an uplink with Ethernet headers: the programs look sources up in the
+    /// [`SourceFilter`](crate::source_filter::SourceFilter) first. Else 0.
     pub uses_filter: u8,
     /// Always 0.
     pub reserved: [u8; 2],

@@ -164,7 +164,7 @@ const fn health_treatment(treatment: Treatment) -> Treatment {
 const NAMED: usize = 4;
 
 /// Number of unanswered requests in a row that is no coincidence.
-const UNANSWERED: u64 = 3;
+pub const UNANSWERED: u64 = 3;
 
 impl Health {
     /// Evaluates the facts about a tunnel.

@@ -18,6 +18,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sixxs_common::{
+    address::Address,
     layout::NO_UID,
     packet::{ETHERNET_HEADER_BYTES, IPV6_HEADER_BYTES, MAX_HEADER_OFFSET, Packet},
     six_in_four,
@@ -214,10 +215,10 @@ impl Frame {
         of(unsafe { &*self.skb() })
     }
 
-    /// The first word of the source, if the frame is an IPv6 packet behind an Ethernet header without tags, and its header
-    /// is in the linear part.
+    /// The first word of the source, and the destination, if the frame is an IPv6 packet behind an Ethernet header without
+    /// tags, and its header is in the linear part.
     #[inline(always)]
-    pub(crate) fn source_start(&self) -> Option<u64> {
+    pub(crate) fn ends(&self) -> Option<(u64, Address)> {
         const IPV6_TYPE: u16 = 0x86dd_u16.to_be();
         const VERSION_AT: usize = ETHERNET_HEADER_BYTES as usize;
         const BYTES: usize = VERSION_AT + IPV6_HEADER_BYTES as usize;
@@ -230,7 +231,9 @@ impl Frame {
             let protocol = ((start + VERSION_AT - 2) as *const u16).read_unaligned();
             let version = *((start + VERSION_AT) as *const u8);
             let source = ((start + VERSION_AT + 8) as *const u64).read_unaligned();
-            (protocol == IPV6_TYPE && version >> 4 == 6).then_some(source)
+            let destination = words(start + VERSION_AT + 24);
+            let is_ipv6 = protocol == IPV6_TYPE && version >> 4 == 6;
+            is_ipv6.then_some((source, Address::from_words(destination)))
         }
     }
 

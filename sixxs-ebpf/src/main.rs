@@ -65,8 +65,9 @@ fn sixxs_egress(context: TcContext) -> i32 {
         return NEXT;
     };
     if interface.uses_filter != 0
-        && let Some(first) = frame.source_start()
+        && let Some((first, destination)) = frame.ends()
         && !maps::may_be_source(first, interface.generation)
+        && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
     {
         slot.add(Stat::VerdictNotOurs, 1);
         slot.add(

@@ -234,6 +234,12 @@ pub(crate) fn endpoint_filter() -> Option<&'static EndpointFilter> {
     ENDPOINT_FILTER.get(0)
 }
 
+/// Whether an endpoint may have this address.
+#[inline(always)]
+pub(crate) fn may_be_endpoint(remote: Address) -> bool {
+    endpoint_filter().is_none_or(|filter| filter.may_have(remote))
+}
+
 /// The slot of the tunnel with this endpoint.
 #[inline(always)]
 pub(crate) fn endpoint_slot(endpoint: &Endpoint) -> Option<u32> {

@@ -1,14 +1,18 @@
 //! Removes the programs, filters, qdiscs and pins of all runs, with or without a daemon.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use sixxs_core::link::Links;
+use sixxs_core::{link::Links, types::IfIndex};
+use tokio::time::sleep;
 
 use super::{
     AttachPoint, Pins,
     clsact::{remove_clsact, remove_filter},
-    dispatcher, pins, unscoped,
+    dispatcher, objects, pins, tcx, unscoped,
 };
 use crate::netlink::{Netlink, tc::Direction};
 
@@ -45,5 +49,34 @@ pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow:
     for index in pins.marked_clsact()? {
         remove_clsact(&pins, netlink, index).await?;
     }
-    pins::remove_all(&pins)
+    let tcx = pins.read_links()?;
+    // The last descriptor of a link detaches the program when it is closed; the last pin does that later.
+    let xdp = pins.pinned_xdp_links()?.into_iter();
+    let xdp: Vec<_> = xdp
+        .map(|index| objects::open(&pins.xdp_link(index)))
+        .collect();
+    pins::remove_all(&pins)?;
+    drop(xdp);
+    wait_until_detached(tcx.into_iter().map(|(_, link)| link).collect()).await;
+    Ok(())
+}
+
+/// Waits until the kernel has detached the programs of links without pins, for a limited time.
+async fn wait_until_detached(mut links: Vec<objects::Link>) {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let started = Instant::now();
+    while started.elapsed() < LIMIT {
+        links.retain(is_attached);
+        if links.is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn is_attached(link: &objects::Link) -> bool {
+    Direction::BOTH.into_iter().any(|direction| {
+        let found = tcx::attached(IfIndex(link.interface), direction).unwrap_or_default();
+        found.iter().any(|found| found.link == link.id)
+    })
 }

@@ -4,6 +4,7 @@ use std::{net::Ipv6Addr, path::Path, process::ExitCode, thread};
 
 use anyhow::bail;
 use serde::Serialize;
+use sixxs_core::health::UNANSWERED;
 
 use super::output;
 use crate::{
@@ -183,7 +184,7 @@ fn check_answers(tunnel: &Tunnel) -> Check {
     ) {
         (None, _) => (true, "no ping from outside yet".to_owned()),
         (Some(request), None) => (
-            request < REPLY_LIMIT_SECONDS,
+            request < REPLY_LIMIT_SECONDS && tunnel.proof.unanswered < UNANSWERED,
             format!("{} pings from outside, none answered", echo.requests_in),
         ),
         (Some(request), Some(reply)) => (

@@ -135,7 +135,7 @@ fn interfaces_that_come_and_go_without_end() -> Result<()> {
             .as_str()
             .is_some_and(|p| p.contains(occupied))
     };
-    // The first is told at once, and the others together.
+    // The first one is reported at once, and the others in a summary.
     let together = || {
         let (_, alerts) = fixture.program.json(&["alerts"])?;
         Ok(alerts.into_iter().filter(is_one).collect::<Vec<_>>())

@@ -1,10 +1,13 @@
 //! A daemon that starts with a changed configuration removes state that only the old one wanted, and keeps
 //! the rest without a gap.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use sixxs_tests::kernel::bpf::tcx_programs;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
+use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
@@ -35,7 +38,13 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
         routes.contains("table 300") && !routes.contains("table 200"),
         "{routes}"
     );
-    assert_eq!(programs_at(&fixture, first.plan.interface)?, 0);
+    // The kernel detaches a program a moment after its link is gone.
+    wait::until(
+        "its programs are gone",
+        Duration::from_secs(5),
+        || programs_at(&fixture, first.plan.interface),
+        |count| *count == 0,
+    )?;
     assert_eq!(programs_at(&fixture, second.plan.interface)?, 2);
     let status = fixture.program.status()?;
     assert!(status.healthy && status.tunnels.len() == 1, "{status:#?}");

@@ -388,10 +388,8 @@ fn two_native_uplinks_that_are_tunnels() -> Result<()> {
     is_well()?;
 
     // A third exit, and a configuration that names another interface.
-    host.ip(&format!(
-        "{TUN}route add default dev {EXIT} metric 4096\n\
-         link add net2 type veth peer name far2\n"
-    ))?;
+    host.ip(&format!("{TUN}link add net2 type veth peer name far2\n"))?;
+    host.sh(&format!("ip -6 route add default dev {EXIT} metric 4096"))?;
     lab.write_config(&format!("uplinks = [\"net2\"]\n{config}"))?;
     fixture.program.run_ok(&["reload"])?;
     is_line_accepted(&fixture, &config)?;

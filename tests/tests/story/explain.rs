@@ -197,8 +197,8 @@ fn rules_that_refuse_are_named() -> Result<()> {
     fixture.wait_until_up()?;
     let host = fixture.host();
     // Tables that only refuse.
-    host.ip("route add blackhole default table 77\n\
-         route add unreachable default table 78\n")?;
+    host.sh("ip -6 route add blackhole default table 77")?;
+    host.sh("ip -6 route add unreachable default table 78")?;
     let [first, _] = &TUNNELS;
     let (source, to) = (&*first.address.to_string(), &*OUTSIDE.to_string());
     let own = format!("from {source}");

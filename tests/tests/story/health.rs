@@ -241,8 +241,8 @@ fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
     let _daemon = fixture.start()?;
     let host = fixture.host();
     // Tables that only refuse.
-    host.ip("route add blackhole default table 77\n\
-         route add unreachable default table 78\n")?;
+    host.sh("ip -6 route add blackhole default table 77")?;
+    host.sh("ip -6 route add unreachable default table 78")?;
     for (action, level, reason) in [
         (
             "lookup main",

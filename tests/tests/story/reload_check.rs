@@ -51,7 +51,7 @@ fn as_json(fixture: &Fixture, file: &Path) -> Result<Value> {
     values.into_iter().next().context("an answer")
 }
 
-/// Checks the daemon's own file: the command is told of no other.
+/// Checks the daemon's own file: neither an option nor the environment names another one.
 fn check_own(fixture: &Fixture, json: bool) -> Result<Output> {
     let mut command = fixture.program.command(&["reload", "--check"]);
     command

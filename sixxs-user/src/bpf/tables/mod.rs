@@ -289,10 +289,7 @@ impl Tables {
                 counts_outer_ipv6: (interface.is_underlay && has_ipv6_endpoints).into(),
                 answers_by_xdp: (wanted.answers_echo && answering.contains(&interface.index))
                     .into(),
-                uses_filter: (role == layout::Role::Uplink
-                    && interface.mac.is_some()
-                    && !(interface.is_underlay && has_ipv6_endpoints))
-                    .into(),
+                uses_filter: (role == layout::Role::Uplink && interface.mac.is_some()).into(),
                 reserved: [0; 2],
                 own: interface.own.map_or(Address::UNSPECIFIED, |own| {
                     Address::from_octets(own.octets())
