@@ -52,6 +52,8 @@ pub(super) struct Joined {
     pub(super) dispatcher: u32,
     pub(super) program: u32,
     pub(super) since: Instant,
+    /// Whether a scan has not found the dispatcher, which may have been too new for it.
+    pub(super) is_doubtful: bool,
 }
 
 /// A program that a dispatcher runs.
@@ -135,6 +137,7 @@ pub(super) fn earlier(pins: &Pins, link: &Link) -> Option<Joined> {
         dispatcher: present.id,
         program,
         since: Instant::now(),
+        is_doubtful: false,
     })
 }
 
@@ -253,6 +256,7 @@ impl<'a> Dispatcher<'a> {
                     dispatcher: id,
                     program,
                     since: Instant::now(),
+                    is_doubtful: false,
                 }))
             }
             Err(error) => {

@@ -443,7 +443,7 @@ impl XdpLinks {
         // A change of a dispatcher has an event.
         let is_lost = |(index, attached): (&IfIndex, &Attached)| match &attached.by {
             By::Link(link) => !is_at(link, *index),
-            By::Dispatcher(_) => false,
+            By::Dispatcher(joined) => joined.is_doubtful && joined.since.elapsed() >= SCAN,
         };
         self.refused.values().any(is_due) || self.attached.iter().any(is_lost)
     }
@@ -459,13 +459,20 @@ fn is_still_at(by: &mut By, pins: &Pins, link: &Link) -> bool {
     match by {
         By::Link(present) => is_at(present, link.index),
         By::Dispatcher(joined) => match link.xdp {
-            Some(present) if present.id == joined.dispatcher => true,
+            Some(present) if present.id == joined.dispatcher => {
+                joined.is_doubtful = false;
+                true
+            }
             Some(present) if dispatcher::runs(pins, link, joined.program) => {
                 joined.dispatcher = present.id;
+                joined.is_doubtful = false;
                 true
             }
             // The scan may be older than the dispatcher.
-            _ => joined.since.elapsed() < SCAN,
+            _ => {
+                joined.is_doubtful = true;
+                joined.since.elapsed() < SCAN
+            }
         },
     }
 }

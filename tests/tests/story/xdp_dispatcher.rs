@@ -101,7 +101,7 @@ fn programs_run_one_after_the_other(mode: &str, ours: &str) -> Result<()> {
     let fixture = &shared.fixture;
     let daemon = shared.start()?;
     shared
-        .wait_for(&[OURS, "xdpfilt"])
+        .wait_for(&["xdpfilt", OURS])
         .with_context(|| daemon.log())?;
     ensure!(state(fixture)? == ours, "{}", state(fixture)?);
     let screen = fixture.program.run_ok(&["status"])?.stdout;
@@ -113,10 +113,10 @@ fn programs_run_one_after_the_other(mode: &str, ours: &str) -> Result<()> {
 
     // A new daemon takes the place of the former.
     ensure!(daemon.stop()? == 0);
-    shared.wait_for(&[OURS, "xdpfilt"])?;
+    shared.wait_for(&["xdpfilt", OURS])?;
     let daemon = shared.start()?;
     shared
-        .wait_for(&[OURS, "xdpfilt"])
+        .wait_for(&["xdpfilt", OURS])
         .with_context(|| daemon.log())?;
     forged_packets_are_counted(fixture)?;
 
@@ -126,7 +126,7 @@ fn programs_run_one_after_the_other(mode: &str, ours: &str) -> Result<()> {
     fixture.host().sh("ip link set dev net0 alias changed")?;
     forged_packets_are_counted(fixture)?;
     shared.run("xdp-filter", &["load", "--mode", mode, UPLINK])?;
-    shared.wait_for(&[OURS, "xdpfilt"])?;
+    shared.wait_for(&["xdpfilt", OURS])?;
     forged_packets_are_counted(fixture)?;
 
     // `down` leaves the other program.
@@ -137,7 +137,7 @@ fn programs_run_one_after_the_other(mode: &str, ours: &str) -> Result<()> {
     // With `off`, ours leaves too.
     let daemon = shared.start()?;
     shared
-        .wait_for(&[OURS, "xdpfilt"])
+        .wait_for(&["xdpfilt", OURS])
         .with_context(|| daemon.log())?;
     fixture
         .lab
@@ -171,7 +171,7 @@ fn a_removed_dispatcher() -> Result<()> {
         .write_config(&fixture.lab.config("xdp = \"generic\""))?;
     let daemon = shared.start()?;
     shared
-        .wait_for(&[OURS, "xdpfilt"])
+        .wait_for(&["xdpfilt", OURS])
         .with_context(|| daemon.log())?;
     fixture.host().sh("ip link set dev net0 xdp off")?;
     fixture.host().sh("ip link set dev net0 xdpgeneric off")?;
@@ -196,7 +196,7 @@ fn the_last_one_takes_the_dispatcher_along() -> Result<()> {
     let fixture = &shared.fixture;
     let daemon = shared.start()?;
     shared
-        .wait_for(&[OURS, "xdpfilt"])
+        .wait_for(&["xdpfilt", OURS])
         .with_context(|| daemon.log())?;
     shared.run("xdp-filter", &["unload", UPLINK])?;
     shared.wait_for(&[OURS])?;
