@@ -19,7 +19,7 @@ use sixxs_common::layout::{
 };
 
 use crate::{
-    config::{AnswerEcho, Config, OnLeak, Tunnel},
+    config::{AnswerEcho, Config, Kind, OnLeak, Tunnel},
     endpoint::Endpoint,
     link::{Candidate, Link, LinkLayer, Links},
     tunnel::OuterPath,
@@ -176,7 +176,7 @@ impl Enforcement {
                 all.problems.push(format!("uplink {name} does not exist"));
             }
         }
-        if config.uplinks.is_none() && !has_exit(links) {
+        if config.uplinks.is_none() && !has_exit(config, links) {
             all.problems.push(
                 "no route in any table leads to the internet: there is no uplink to catch leaks at"
                     .to_owned(),
@@ -301,10 +301,15 @@ fn own(tunnel: &Tunnel) -> Option<Ipv6Addr> {
 }
 
 /// Whether there is any exit. Tunnels count: a tunnel may itself be a native uplink, and then all tunnels
-/// are guarded.
+/// are guarded. The only default route of such a link may be that of sixxs.
 #[must_use]
-pub fn has_exit(links: &Links) -> bool {
-    links.iter().any(|link| link.is_exit)
+pub fn has_exit(config: &Config, links: &Links) -> bool {
+    let is_native_link = |tunnel: &Tunnel| {
+        let link = links.by_name(&tunnel.name);
+        let is_wired = link.is_some_and(|link| matches!(link.layer, LinkLayer::Ethernet(_)));
+        tunnel.kind == Kind::Interface && is_wired
+    };
+    links.iter().any(|link| link.is_exit) || config.tunnels.iter().any(is_native_link)
 }
 
 /// The existing native uplinks: those named in the configuration, or otherwise every exit that is not a

@@ -4,7 +4,7 @@
 
 use std::{fmt, net::Ipv6Addr};
 
-use super::rules::{Match, PolicyRule};
+use super::rules::{Action, Match, PolicyRule};
 use crate::{
     routing::Rule,
     types::{IfName, PROTOCOL, TableId},
@@ -212,9 +212,14 @@ impl Cause {
             ),
             Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
             Self::Shadowed { rule, certain } => {
-                let routes = if *certain { "routes" } else { "may route" };
+                let effect = match (&rule.action, *certain) {
+                    (Action::Refuse(_), true) => "refuses it",
+                    (Action::Refuse(_), false) => "may refuse it",
+                    (_, true) => "routes it elsewhere",
+                    (_, false) => "may route it elsewhere",
+                };
                 format!(
-                    "a foreign rule comes before the rules of sixxs and {routes} it elsewhere: {}: {rule}",
+                    "a foreign rule comes before the rules of sixxs and {effect}: {}: {rule}",
                     rule.priority
                 )
             }

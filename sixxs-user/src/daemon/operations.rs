@@ -347,7 +347,7 @@ impl Operations {
         asked: api::CheckReload,
     ) -> anyhow::Result<api::Preview> {
         let faulty = |fault: String| api::Preview {
-            faults: vec![fault],
+            faults: fault.lines().map(str::to_owned).collect(),
             ..api::Preview::default()
         };
         let read = match asked.instead {

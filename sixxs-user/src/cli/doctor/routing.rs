@@ -55,7 +55,7 @@ pub(super) async fn routing(view: &HostView) -> RoutingFacts {
     let shadows = rule_shadowing::shadows(netlink, config, links, |_| true).await;
     let marked = rule_shadowing::marked(netlink, config, links).await;
     RoutingFacts {
-        uplink: Some(!uplinks.is_empty() || enforce::has_exit(links)),
+        uplink: Some(!uplinks.is_empty() || enforce::has_exit(config, links)),
         not_enforced,
         unguarded: unguarded.map(|link| link.name.to_string()).collect(),
         named: named.iter().map(ToString::to_string).collect(),

@@ -229,7 +229,7 @@ fn route_error(error: &io::Error) -> String {
         Some(libc::ENETUNREACH) => "there is no route, or an `unreachable` rule refuses it",
         _ => return error.to_string(),
     };
-    format!("{meaning}: {error}")
+    meaning.to_owned()
 }
 
 /// The verdict of the program at an interface.
