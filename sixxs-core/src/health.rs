@@ -68,7 +68,7 @@ pub struct Facts<'a> {
     pub link: Option<&'a Link>,
     /// The addresses that it should have.
     pub addresses: &'a [Ipv6Addr],
-    /// Whether they are those that its interface has.
+    /// Whether it takes them from its interface.
     pub follows_addresses: bool,
     /// Addresses of the tunnel that are on another interface.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],

@@ -45,7 +45,7 @@ fn sixxs_xdp(context: XdpContext) -> u32 {
 }
 
 /// The same for an uplink whose XDP programs libxdp's dispatcher runs: it replaces a function of the dispatcher.
-// SAFETY: nothing else in this object has this name; the section tells the loader what kind of program it is.
+// SAFETY: nothing else in this object has this name; by the section, the loader knows the kind of program.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "freplace")]
 extern "C" fn sixxs_xdp_shared(context: *mut xdp_md) -> u32 {

@@ -5,11 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::Ipv6Addr,
-    str::FromStr,
     time::Duration,
 };
 
-use super::Config;
+use super::{Config, Follows};
 use crate::{
     link::Link,
     routing::{Observed, routers},
@@ -18,35 +17,6 @@ use crate::{
 
 /// The maximum number of addresses that a tunnel takes from its interface.
 pub const MAX_FOLLOWED: usize = 256;
-
-/// What a tunnel takes from its interface, instead of from the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Follows {
-    /// Its addresses.
-    pub addresses: bool,
-    /// Its gateway.
-    pub gateway: bool,
-}
-
-/// A value in the file, or the word `auto`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum OrAuto<T> {
-    /// The host has it.
-    Auto,
-    /// The file has it.
-    Is(T),
-}
-
-impl<T: FromStr> FromStr for OrAuto<T> {
-    type Err = T::Err;
-
-    fn from_str(text: &str) -> Result<Self, T::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            text => text.parse().map(Self::Is),
-        }
-    }
-}
 
 /// For this time, the users of an address that an interface has lost get errors. Then no connection of it is left.
 const FORMER: Duration = Duration::from_secs(3600);
@@ -285,11 +255,11 @@ mod tests {
         let mut followed = Followed::default();
         for (at, addresses, former) in [
             (0, &[one.clone(), two.clone()][..], &[][..]),
-            (1, &[one.clone()], &[&two]),
+            (1, std::slice::from_ref(&one), &[&two]),
             (30, &[], &[&one, &two]),
             (60, &[], &[&one, &two]),
             (61, &[], &[&one]),
-            (62, &[one.clone()], &[]),
+            (62, std::slice::from_ref(&one), &[]),
         ] {
             followed = Followed::of(&config, &observed(addresses), &followed, minutes(at));
             let whole = config.clone().with_followed(&followed);

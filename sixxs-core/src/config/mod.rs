@@ -3,6 +3,7 @@
 //! After [`parse`], no other module checks the values: every value in [`Config`] is in range, and no two
 //! tunnels contradict each other. The modules, in the order in which the text passes through them:
 //!
+//! * `follows` – the word `auto`
 //! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
 //! * `tunnel`, `kind`, `account`, `alerting`, `xdp` – check the fields of one section
 //! * `cross_check` – checks the properties that tunnels must not share
@@ -15,6 +16,7 @@ mod alerting;
 mod broker_overlay;
 mod cross_check;
 mod followed;
+mod follows;
 mod kind;
 mod model;
 mod runtime_tunnels;
@@ -30,7 +32,8 @@ use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
-pub use followed::{Followed, Follows, MAX_FOLLOWED, NotFollowed};
+pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
+pub use follows::Follows;
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,

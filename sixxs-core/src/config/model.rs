@@ -14,7 +14,7 @@ use sixxs_common::{
     treatment::OnLeak,
 };
 
-use super::{account::Account, alerting::Alerting, followed::Follows};
+use super::{account::Account, alerting::Alerting, follows::Follows};
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},

@@ -16,7 +16,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::followed::OrAuto;
+use super::follows::OrAuto;
 use crate::{
     diagnostics::{Diagnostics, Location},
     secret::Secret,

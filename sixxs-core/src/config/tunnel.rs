@@ -6,7 +6,7 @@ use super::{
     CarrierChoice, Follows, Kind, RemoteEndpoint, RuleMode, Tunnel,
     account::Includes,
     cross_check::Locations,
-    followed::OrAuto,
+    follows::OrAuto,
     kind,
     section::{Field, List, Located, Section, SectionHeader},
 };

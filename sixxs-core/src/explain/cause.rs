@@ -211,18 +211,11 @@ impl Cause {
                 "the socket is bound to {interface}, and its packets are never routed to the tunnel"
             ),
             Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
-            Self::Shadowed { rule, certain } => {
-                let effect = match (&rule.action, *certain) {
-                    (Action::Refuse(_), true) => "refuses it",
-                    (Action::Refuse(_), false) => "may refuse it",
-                    (_, true) => "routes it elsewhere",
-                    (_, false) => "may route it elsewhere",
-                };
-                format!(
-                    "a foreign rule comes before the rules of sixxs and {effect}: {}: {rule}",
-                    rule.priority
-                )
-            }
+            Self::Shadowed { rule, certain } => format!(
+                "a foreign rule comes before the rules of sixxs and {}: {}: {rule}",
+                effect(rule, *certain),
+                rule.priority
+            ),
             Self::RuleMissing {
                 rule,
                 forwarded_from,
@@ -339,6 +332,16 @@ fn not_restored(daemon: Option<bool>) -> &'static str {
     match daemon {
         Some(false) => ", and no daemon runs that would restore it",
         Some(true) | None => "",
+    }
+}
+
+/// What a foreign rule does with the packet.
+const fn effect(rule: &PolicyRule, certain: bool) -> &'static str {
+    match (&rule.action, certain) {
+        (Action::Refuse(_), true) => "refuses it",
+        (Action::Refuse(_), false) => "may refuse it",
+        (_, true) => "routes it elsewhere",
+        (_, false) => "may route it elsewhere",
     }
 }
 

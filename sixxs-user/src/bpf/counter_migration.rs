@@ -102,7 +102,7 @@ const OLDEST_BYTES: usize = 48 * 8;
 pub(super) fn read_counters(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>> {
     let names = RawArray::open(pins, "SLOTS", false)?;
     let counters = RawArray::open(pins, "COUNTERS", true)?;
-    // Its values are counters alone, so their size is that of the counters at the beginning of a slot's state. Older
+    // Its values are counters alone, so they have the size of the counters at the beginning of a slot's state. Older
     // layouts have no such map.
     let carried = RawArray::open(pins, "CARRIED", false).ok();
     let size = carried.as_ref().map_or(OLDEST_BYTES, |map| map.value);

@@ -1,7 +1,7 @@
 //! Shares an interface with XDP programs of other owners, by libxdp's dispatcher (its `protocol.org`).
 //!
 //! A dispatcher never changes. To join or to leave, a new one is made from libxdp's own object file, all programs are
-//! attached to it, and it replaces the former one in one step. The pins of the programs tell all owners who is there:
+//! attached to it, and it replaces the former one in one step. By the pins, all owners know the programs:
 //! `xdp/dispatch-IFINDEX-ID/progN-prog` and `progN-link`.
 
 use std::{
@@ -266,7 +266,7 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Attaches all programs to a new dispatcher, and pins them. Returns the number of ours.
+    /// Attaches all programs to a new dispatcher, and pins them. Returns the ID of the program of sixxs.
     fn attach_all(
         &mut self,
         dispatcher: &ProgramFd,

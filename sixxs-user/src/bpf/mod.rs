@@ -26,6 +26,7 @@ mod tcx;
 pub mod test_run;
 mod unscoped;
 mod xdp;
+mod xdp_link;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

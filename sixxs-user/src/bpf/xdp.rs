@@ -1,22 +1,15 @@
 //! Attaches the XDP program to uplinks, by pinned links (`BPF_LINK_TYPE_XDP`, kernel 5.9).
 //!
-//! It uses plain system calls: where the kernel refuses a link, aya attaches without one, and that would replace the
-//! program of other software.
+//! Where libxdp's dispatcher is attached, the program joins it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::CString,
     io,
-    os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
-    path::Path,
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
-use aya::{Ebpf, programs::Xdp};
+use aya::Ebpf;
 use sixxs_core::{
     config::XdpChoice,
     enforce::screening::{MERGING_FEATURES, NoXdp, XdpPlace, xdp_place},
@@ -31,20 +24,9 @@ use super::{
     dispatcher::{self, Joined},
     hook::AttachState,
     objects,
-    syscall::{call, make},
+    xdp_link::{self, Program},
 };
 use crate::{host::files, netlink::features};
-
-/// Values of the kernel's `enum bpf_cmd`.
-const BPF_OBJ_PIN: libc::c_long = 6;
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_LINK_UPDATE: libc::c_long = 29;
-
-/// `BPF_LINK_TYPE_XDP`.
-const LINK_TYPE_XDP: u32 = 6;
-
-/// The attach type `BPF_XDP`.
-const ATTACH_TYPE: u32 = 37;
 
 /// An attempt that failed is repeated after this time, unless something changes before.
 const RETRY: Duration = Duration::from_secs(10);
@@ -94,21 +76,6 @@ struct Refused {
     /// The facts about the interface at that time.
     facts: (XdpChoice, Option<XdpProgram>),
     at: Instant,
-}
-
-/// The XDP program, as far as it is needed to attach it.
-struct Program {
-    descriptor: OwnedFd,
-    id: u32,
-}
-
-/// The program in the object.
-fn in_object(ebpf: &mut Ebpf) -> anyhow::Result<Program> {
-    let program: &mut Xdp = super::find(ebpf, super::XDP)?.try_into()?;
-    Ok(Program {
-        id: program.info().context("query the program's ID")?.id(),
-        descriptor: program.fd()?.as_fd().try_clone_to_owned()?,
-    })
 }
 
 impl XdpLinks {
@@ -203,7 +170,8 @@ impl XdpLinks {
         links: &Links,
         choice: XdpChoice,
     ) -> Result<AttachState, NoXdp> {
-        let program = in_object(ebpf).map_err(|error| NoXdp::Refused(format!("{error:#}")))?;
+        let program =
+            xdp_link::in_object(ebpf).map_err(|error| NoXdp::Refused(format!("{error:#}")))?;
         self.own.insert(program.id);
         let state = match self.keep(ebpf, &program, link, links, choice)? {
             AttachState::InPlace => return Ok(AttachState::InPlace),
@@ -217,7 +185,7 @@ impl XdpLinks {
         } else if choice == XdpChoice::Auto {
             By::Link(self.attach_without_loss(&program, link.index, place.mode)?)
         } else {
-            let created = create(&program, link.index, place.mode);
+            let created = xdp_link::create(&program, link.index, place.mode);
             By::Link(created.map_err(|error| refused(&error))?)
         };
         let attached = Attached {
@@ -230,7 +198,7 @@ impl XdpLinks {
         Ok(state)
     }
 
-    /// Joins the dispatcher of an interface, in the place of an earlier program of ours.
+    /// Joins the dispatcher of an interface, in the place of the program of an earlier run.
     fn join(&self, ebpf: &mut Ebpf, link: &Link, former: Option<u32>) -> Result<Joined, NoXdp> {
         dispatcher::join(&self.pins, ebpf, link, former)
             .map_err(|error| NoXdp::Dispatcher(format!("{error:#}")))
@@ -253,7 +221,7 @@ impl XdpLinks {
         if !merging.is_empty() {
             return Err(NoXdp::Offloads(merging));
         }
-        let attached = create(program, index, mode).map_err(|error| refused(&error))?;
+        let attached = xdp_link::create(program, index, mode).map_err(|error| refused(&error))?;
         let after = features()?;
         let lost: Vec<_> = before.difference(&after).cloned().collect();
         if lost.is_empty() {
@@ -300,7 +268,7 @@ impl XdpLinks {
             By::Link(present) => {
                 let found = objects::link(present).map(|link| link.program);
                 if found.is_ok_and(|found| found != program.id) {
-                    update(present, program).map_err(|error| refused(&error))?;
+                    xdp_link::update(present, program).map_err(|error| refused(&error))?;
                 }
             }
             By::Dispatcher(joined) if dispatcher::is_of(ebpf, joined.program) => {}
@@ -353,7 +321,7 @@ impl XdpLinks {
             return None;
         }
         let found = objects::link(&descriptor).ok()?;
-        let is_here = found.kind == LINK_TYPE_XDP
+        let is_here = found.kind == xdp_link::KIND
             && found.interface == link.index.0
             && found.program == present.id;
         is_here.then_some(descriptor)
@@ -368,14 +336,14 @@ impl XdpLinks {
             return; // the pins of a dispatcher belong to all its programs
         };
         let path = self.pins.xdp_link(index);
-        if !self.pins.is_enabled() || is_pinned(&path, link) {
+        if !self.pins.is_enabled() || xdp_link::is_pinned(&path, link) {
             return;
         }
         let pinned = self
             .pins
             .ensure_writable()
             .and_then(|()| files::remove_if_exists(&path))
-            .and_then(|()| Ok(pin(link, &path)?));
+            .and_then(|()| Ok(xdp_link::pin(link, &path)?));
         if let Err(error) = pinned {
             debug!("pin {}: {error:#}", path.display());
         }
@@ -442,22 +410,17 @@ impl XdpLinks {
         };
         // A change of a dispatcher has an event.
         let is_lost = |(index, attached): (&IfIndex, &Attached)| match &attached.by {
-            By::Link(link) => !is_at(link, *index),
+            By::Link(link) => !xdp_link::is_at(link, *index),
             By::Dispatcher(joined) => joined.is_doubtful && joined.since.elapsed() >= SCAN,
         };
         self.refused.values().any(is_due) || self.attached.iter().any(is_lost)
     }
 }
 
-/// Whether a link is attached to an interface.
-fn is_at(link: &OwnedFd, index: IfIndex) -> bool {
-    objects::link(link).is_ok_and(|found| found.interface == index.0)
-}
-
 /// Whether the program is still attached to an interface. Other owners may have replaced its dispatcher.
 fn is_still_at(by: &mut By, pins: &Pins, link: &Link) -> bool {
     match by {
-        By::Link(present) => is_at(present, link.index),
+        By::Link(present) => xdp_link::is_at(present, link.index),
         By::Dispatcher(joined) => match link.xdp {
             Some(present) if present.id == joined.dispatcher => {
                 joined.is_doubtful = false;
@@ -483,78 +446,4 @@ fn refused(error: &io::Error) -> NoXdp {
         Some(libc::EOPNOTSUPP) => NoXdp::Refused("the driver has no XDP".to_owned()),
         _ => NoXdp::Refused(format!("the kernel refuses it: {error}")),
     }
-}
-
-/// Attaches the program by a new link.
-fn create(program: &Program, index: IfIndex, mode: XdpMode) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Create {
-        program: u32,
-        interface: u32,
-        attach_type: u32,
-        flags: u32,
-    }
-    let mut create = Create {
-        program: descriptor_number(program.descriptor.as_fd())?,
-        interface: index.0,
-        attach_type: ATTACH_TYPE,
-        // `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
-        flags: match mode {
-            XdpMode::Native => 1 << 2,
-            XdpMode::Generic => 1 << 1,
-        },
-    };
-    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
-    let descriptor = unsafe { make(BPF_LINK_CREATE, &mut create) }?;
-    // SAFETY: the kernel just made this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-/// Replaces the program of a link, in one step.
-fn update(link: &OwnedFd, program: &Program) -> io::Result<()> {
-    #[repr(C)]
-    struct Update {
-        link: u32,
-        program: u32,
-        flags: u32,
-        old_program: u32,
-    }
-    let mut update = Update {
-        link: descriptor_number(link.as_fd())?,
-        program: descriptor_number(program.descriptor.as_fd())?,
-        flags: 0,
-        old_program: 0,
-    };
-    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
-    unsafe { call(BPF_LINK_UPDATE, &mut update) }
-}
-
-/// Pins a link.
-fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
-    #[repr(C)]
-    struct PinAt {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let mut pin = PinAt {
-        path: name.as_ptr() as u64,
-        descriptor: descriptor_number(link.as_fd())?,
-        flags: 0,
-    };
-    // SAFETY: the structure has the kernel's layout for this command; the path ends with a zero and outlives
-    // the call.
-    unsafe { call(BPF_OBJ_PIN, &mut pin) }
-}
-
-fn descriptor_number(descriptor: BorrowedFd<'_>) -> io::Result<u32> {
-    u32::try_from(descriptor.as_raw_fd()).map_err(io::Error::other)
-}
-
-/// Whether this link is pinned at the path.
-fn is_pinned(path: &Path, link: &OwnedFd) -> bool {
-    let own = objects::link(link).map(|link| link.id);
-    let found = objects::pinned_link(path).ok().flatten();
-    found.is_some_and(|found| own.is_ok_and(|own| own == found.id))
 }

@@ -59,7 +59,7 @@ impl Advertiser {
 
 impl Drop for Advertiser {
     fn drop(&mut self) {
-        // It says goodbye if it ends by a signal that it handles; a provider that fails does not.
+        // By a signal that it handles, it would announce its end; a provider that fails does not.
         let _killed = self.child.kill();
         let _ended = self.child.wait();
     }

@@ -139,7 +139,7 @@ fn addresses_are_followed(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Without a router, leaks cannot be redirected, and a problem tells that.
+/// Without a router, leaks cannot be redirected, which is a problem.
 #[test]
 fn the_gateway_is_followed() -> Result<()> {
     let fixture = following(Flavour::Veth, Hook::Auto)?;

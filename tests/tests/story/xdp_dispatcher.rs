@@ -31,7 +31,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// `None`: the kernel has no programs that replace functions of others, or xdp-filter is missing.
+    /// `None`: the kernel has no programs that replace functions of other programs, or xdp-filter is missing.
     fn new(mode: &str) -> Result<Option<Self>> {
         let kinds = [Kind::SixInFour, Kind::Ayiya];
         let mut fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
@@ -59,7 +59,7 @@ impl Shared {
         shell::capture(command.args(arguments).env(BPFFS, &self.bpffs))
     }
 
-    /// The names of the programs that the dispatcher runs, as libxdp sees them, in their order.
+    /// The names of the programs that the dispatcher runs, as libxdp lists them, in their order.
     fn programs(&self) -> Result<Vec<String>> {
         let shown = self.run("xdp-loader", &["status", UPLINK])?;
         // Lines of the programs: an arrow, the priority, the name, the number.
