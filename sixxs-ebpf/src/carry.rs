@@ -2,7 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
-    packet::{self, Packet as _},
+    packet::{self, IPV6_HEADER_BYTES, Ipv6, Packet as _, Transport},
     six_in_four::{self, Accepted, Outer, PathFit, Refusal},
     stat::Stat,
 };
@@ -69,6 +69,17 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
     }
 }
 
+/// What follows the header directly. To find the upper layer behind extension headers would take the verifier long: batches
+/// have none, and an error is never too big.
+#[inline(always)]
+fn upper(ipv6: &Ipv6) -> Transport {
+    Transport {
+        protocol: ipv6.next_header,
+        offset: ipv6.offset + IPV6_HEADER_BYTES,
+        present: true,
+    }
+}
+
 /// The length of the longest segment of a batch with `batch_bytes` of payload each; 0 if it is unknown. A global function,
 /// since few batches need it.
 #[cold]
@@ -76,10 +87,8 @@ extern "C" fn sixxs_encap(skb: *mut __sk_buff, slot: u32) -> i32 {
 #[inline(never)]
 extern "C" fn sixxs_segment(skb: *mut __sk_buff, batch_bytes: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
-    let found = packet::ipv6_again(frame, 0).and_then(|ipv6| {
-        let upper = packet::transport(frame, &ipv6)?;
-        packet::segment_bytes(frame, &ipv6, &upper, batch_bytes)
-    });
+    let found = packet::ipv6_again(frame, 0)
+        .and_then(|ipv6| packet::segment_bytes(frame, &ipv6, &upper(&ipv6), batch_bytes));
     found.unwrap_or(0)
 }
 
@@ -93,8 +102,7 @@ extern "C" fn sixxs_too_big(skb: *mut __sk_buff, slot: u32, mtu: u32) -> i32 {
     let (Some(ipv6), Some(tunnel)) = (packet::ipv6_again(frame, 0), maps::tunnel(slot)) else {
         return SHOT; // unreachable: the caller has found both
     };
-    let upper = packet::transport(frame, &ipv6);
-    if !too_big::may_be_answered(frame, upper.as_ref()) {
+    if !too_big::may_be_answered(frame, Some(&upper(&ipv6))) {
         return SHOT;
     }
     let answered = too_big::replace(frame, 0, tunnel.router, ipv6.source, mtu)

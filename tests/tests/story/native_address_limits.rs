@@ -34,12 +34,21 @@ fn begin() -> Result<Fixture> {
 /// The broker of the first tunnel provides another address, and the daemon queries it again.
 fn gives(fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
     let [first, _] = TUNNEL_IDS;
+    let plan = fixture.lab.tunnels()[0].plan;
     fixture.lab.tic()?.change(|book| {
         let tunnel = book.tunnel_mut(first).expect("the lab has this tunnel");
         tunnel.address = address;
+        // Both ends are in one network.
+        let [ours, its] = [plan.peer, address].map(|address| address.to_bits() >> 64 << 64);
+        tunnel.peer = if ours == its {
+            plan.peer
+        } else {
+            Ipv6Addr::from_bits(its | 0xfe01)
+        };
     });
-    let name = fixture.lab.tunnels()[0].plan.interface;
-    fixture.program.run_ok(&["restart", "--refresh", name])?;
+    fixture
+        .program
+        .run_ok(&["restart", "--refresh", plan.interface])?;
     Ok(())
 }
 
