@@ -1,12 +1,16 @@
 //! A test per guide, each on a host that fits the guide.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::kernel;
+use sixxs_tests::lab::advertiser::{Advertised, Advertiser};
 use sixxs_tests::lab::topology::{Flavour, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::network_managers::networkd::Networkd;
 use sixxs_tests::shell;
+use sixxs_tests::wait;
 
 use crate::markdown::{Action, Guide};
 use crate::runner::{NETWORKD_SETTINGS, Runner};
@@ -122,6 +126,52 @@ fn routed_prefixes() -> Result<()> {
         .ip("address delete 2001:db8:bb:1::1/64 dev lan1\n\
          address delete 2001:db8:bb:2::1/64 dev net0\n")?;
     Runner::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
+}
+
+/// Two providers, whose routers advertise prefixes. The host has the address `::5` in each.
+#[test]
+fn two_providers() -> Result<()> {
+    let lab = Lab::new(Spec::new(Flavour::Veth))?;
+    let host = lab.host();
+    host.ip(&format!("link set {UPLINK} down\n"))?;
+    let mut advertisers = Vec::new();
+    for (tunnel, name) in lab.tunnels().iter().zip(["dsl0", "cable0"]) {
+        let (plan, pop) = (tunnel.plan, tunnel.pop());
+        host.ip(&format!(
+            "link set {0} down\nlink set {0} name {name}\nlink set {name} mtu 1500\n",
+            plan.interface
+        ))?;
+        pop.ip("link set host mtu 1500\n")?;
+        for (setting, value) in [
+            ("accept_ra", "2"),
+            ("autoconf", "1"),
+            ("router_solicitations", "3"),
+        ] {
+            host.sysctl(&[(&format!("ipv6/conf/{name}/{setting}"), value)])?;
+        }
+        host.ip(&format!("link set {name} up\ntoken set ::5 dev {name}\n"))?;
+        let prefix = match name {
+            "dsl0" => "2001:db8:a::/64",
+            _ => "2001:db8:b::/64",
+        };
+        let prefix = Advertised {
+            prefix,
+            preferred: 300,
+        };
+        let started = Advertiser::start(pop, "host", &lab.paths().run(), 600, &[prefix])?;
+        advertisers.push(started);
+    }
+    wait::until(
+        "both addresses are there",
+        Duration::from_secs(20),
+        || host.sh("ip -6 -o address show scope global -tentative"),
+        |shown| {
+            ["2001:db8:a::5/64", "2001:db8:b::5/64"]
+                .iter()
+                .all(|a| shown.contains(a))
+        },
+    )?;
+    Runner::new(&lab)?.follow(&guide!("two-providers.md")?, |_| true)
 }
 
 /// The far end's private key in the guide.
