@@ -78,7 +78,7 @@ pub(super) const SHORT: &[Suite] = &[
             "exits::a_table_of_a_vrf",
             "outer_traffic::endpoints_of_the_kernels_tunnels",
             "xdp::forged_packets_are_dropped_in_the_driver",
-            "xdp_dispatcher::",
+            "xdp_dispatcher::in_the_driver",
         ],
         except: &[],
         variables: &[FEATURES],
