@@ -124,7 +124,7 @@ const THREADS: &str = "RUST_TEST_THREADS";
 /// time, run one at a time.
 fn threads() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    2 * processors
+    3 * processors
 }
 
 #[derive(Args)]
