@@ -158,7 +158,7 @@ fn two_providers() -> Result<()> {
             prefix,
             preferred: 300,
         };
-        let started = Advertiser::start(pop, "host", &lab.paths().base(), 600, &[prefix])?;
+        let started = Advertiser::start(pop, "host", lab.paths().base(), 600, &[prefix])?;
         advertisers.push(started);
     }
     wait::until(

@@ -77,7 +77,7 @@ fn with_two_providers(hook: Hook) -> Result<Fixture> {
 /// A provider advertises these prefixes from now on.
 fn advertises(fixture: &Fixture, provider: usize, prefixes: &[Advertised]) -> Result<Advertiser> {
     let pop = fixture.lab.tunnels()[provider].pop();
-    Advertiser::start(pop, "host", &fixture.lab.paths().base(), 600, prefixes)
+    Advertiser::start(pop, "host", fixture.lab.paths().base(), 600, prefixes)
 }
 
 /// The addresses of a provider, by the daemon's status.
