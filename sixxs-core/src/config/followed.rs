@@ -12,7 +12,7 @@ use super::{Config, Follows};
 use crate::{
     link::Link,
     routing::{Observed, routers},
-    types::{IfName, InterfaceAddress},
+    types::{IfName, InterfaceAddress, Prefix},
 };
 
 /// The maximum number of addresses that a tunnel takes from its interface.
@@ -63,6 +63,7 @@ impl Followed {
             .iter()
             .flat_map(|link| &link.addresses)
             .collect();
+        let mut owners = Owners::of(config);
         let tunnels = config
             .tunnels
             .iter()
@@ -71,7 +72,9 @@ impl Followed {
             let link = observed.links.by_name(&tunnel.name);
             let mut present = Present::default();
             if let Some(link) = link.filter(|_| tunnel.follows.addresses) {
-                (present.addresses, present.more) = addresses(link);
+                let is_free = |address: &Ipv6Addr| owners.may_have(&tunnel.name, *address);
+                (present.addresses, present.more) = addresses(link, is_free);
+                owners.add(&tunnel.name, &present.addresses);
             }
             if let Some(link) = link.filter(|_| tunnel.follows.gateway) {
                 present.gateway = routers::of_interface(&observed.routers, link.index);
@@ -120,10 +123,45 @@ fn former(
     former.into_iter().collect()
 }
 
+/// The tunnels by their sources. A source may belong to one tunnel only: to that of the file, or else to the first one.
+struct Owners<'a> {
+    addresses: BTreeMap<Ipv6Addr, &'a IfName>,
+    prefixes: Vec<(Prefix, &'a IfName)>,
+}
+
+impl<'a> Owners<'a> {
+    fn of(config: &'a Config) -> Self {
+        let tunnels = || config.tunnels.iter();
+        Self {
+            addresses: tunnels()
+                .flat_map(|tunnel| tunnel.addresses.iter().map(|a| (a.address, &tunnel.name)))
+                .collect(),
+            prefixes: tunnels()
+                .flat_map(|tunnel| tunnel.prefixes.iter().map(|prefix| (*prefix, &tunnel.name)))
+                .collect(),
+        }
+    }
+
+    fn may_have(&self, name: &IfName, address: Ipv6Addr) -> bool {
+        let of_others =
+            |(prefix, owner): &(Prefix, &IfName)| *owner != name && prefix.contains(address);
+        self.addresses
+            .get(&address)
+            .is_none_or(|owner| *owner == name)
+            && !self.prefixes.iter().any(of_others)
+    }
+
+    fn add(&mut self, name: &'a IfName, addresses: &[InterfaceAddress]) {
+        for own in addresses {
+            self.addresses.entry(own.address).or_insert(name);
+        }
+    }
+}
+
 /// The global addresses that an interface can use, and the number of further ones.
-fn addresses(link: &Link) -> (Vec<InterfaceAddress>, usize) {
+fn addresses(link: &Link, is_free: impl Fn(&Ipv6Addr) -> bool) -> (Vec<InterfaceAddress>, usize) {
     let usable = link.global_addresses();
-    let usable = usable.filter(|address| !link.unusable.contains_key(address));
+    let usable = usable.filter(|address| !link.unusable.contains_key(address) && is_free(address));
     let mut addresses: Vec<_> = usable.copied().collect();
     addresses.sort_unstable();
     addresses.dedup();
@@ -188,6 +226,7 @@ mod tests {
         name = "net2"
         kind = "interface"
         address = "2001:db8:2::2"
+        prefixes = ["2001:db8:3::/48"]
         gateway = "fe80::2"
     "#;
 
@@ -225,6 +264,9 @@ mod tests {
             "fd00::1",
             "2001:db8:1::d",
             "2001:db8:1::e",
+            // Of the other tunnel, and of its prefix.
+            "2001:db8:2::2",
+            "2001:db8:3::7",
             "2001:db8:1::1",
         ];
         let all = all.map(str::to_owned);
