@@ -2,6 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
+/// 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): the highest bits of a product with it depend on all
+/// bits of the other factor.
+pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// An IPv6 address: its sixteen bytes in network order, stored as two words of native byte order.
 ///
 /// Only equality and masking are defined. Neither depends on the byte order, so the packet path
@@ -105,9 +109,6 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn hash_below(self, count: usize) -> usize {
-        // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): the highest bits of the
-        // product depend on the whole address.
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let mixed = (self.words[0] ^ self.words[1]).wrapping_mul(GOLDEN);
         let highest = (mixed >> 32) as u32;
         (highest >> (32 - count.ilog2())) as usize & (count - 1)

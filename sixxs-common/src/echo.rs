@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::address::Address;
+use crate::address::{Address, GOLDEN};
 
 /// Number of requests stored at a time; a power of two.
 pub const ENTRIES: u32 = 4096;
@@ -87,8 +87,6 @@ impl Pending {
 #[inline(always)]
 #[must_use]
 pub const fn tag(local: Address, remote: Address, message: u32) -> u64 {
-    // 2^64 divided by the golden ratio, as in `Address::hash_below`.
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     // Its powers. With one factor per word, the processor can compute the products in parallel.
     const SQUARE: u64 = GOLDEN.wrapping_mul(GOLDEN);
     const CUBE: u64 = SQUARE.wrapping_mul(GOLDEN);

@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::address::Prefix;
+use crate::address::{GOLDEN, Prefix};
 
 /// Number of bits: 64 times a power of two. With a thousand prefixes, one foreign packet in 66 is looked up.
 const BITS: usize = 65_536;
@@ -16,8 +16,8 @@ const WORDS: usize = BITS / 64;
 pub struct SourceFilter {
     /// 1 if the filter has all sources. 0: it shows nothing.
     pub is_complete: u64,
-    /// The bits of an address's first word that count, as in [`Address::words`](crate::address::Address::words): at most as many as the shortest prefix
-    /// has.
+    /// The bits of an address's first word that count, as in [`Address::words`](crate::address::Address::words): at
+    /// most as many as the shortest prefix has.
     mask: u64,
     words: [u64; WORDS],
 }
@@ -53,7 +53,6 @@ impl SourceFilter {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "sixteen bits are left")]
     const fn at(&self, first: u64) -> usize {
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         ((first & self.mask).wrapping_mul(GOLDEN) >> (64 - BITS.ilog2())) as usize
     }
 }
