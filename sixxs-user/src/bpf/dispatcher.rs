@@ -30,8 +30,10 @@ use crate::{host::files, netlink::replace_xdp};
 /// The program in our object.
 pub(super) const SHARED: &str = "sixxs_xdp_shared";
 
-/// The variable by which libxdp takes another bpffs, or another directory for its object files.
+/// The variable by which libxdp takes another bpffs.
 const BPFFS: &str = "LIBXDP_BPFFS";
+
+/// The variable by which libxdp takes another directory for its object files.
 const OBJECTS: &str = "LIBXDP_OBJECT_PATH";
 
 /// libxdp's object file, and the directories where distributions install it.
@@ -54,6 +56,17 @@ pub(super) struct Joined {
     pub(super) since: Instant,
     /// Whether a scan has not found the dispatcher, which may have been too new for it.
     pub(super) is_doubtful: bool,
+}
+
+impl Joined {
+    fn new(dispatcher: u32, program: u32) -> Self {
+        Self {
+            dispatcher,
+            program,
+            since: Instant::now(),
+            is_doubtful: false,
+        }
+    }
 }
 
 /// A program that a dispatcher runs.
@@ -93,8 +106,8 @@ pub(super) fn runs(pins: &Pins, link: &Link, program: u32) -> bool {
     };
     let directory = directory(&root, link, present.id);
     let is_it = |position| {
-        let path = directory.join(format!("prog{position}-prog"));
-        ProgramInfo::from_pin(path).is_ok_and(|info| info.id() == program)
+        ProgramInfo::from_pin(pin(&directory, position, "prog"))
+            .is_ok_and(|info| info.id() == program)
     };
     (0..CAPACITY).any(is_it)
 }
@@ -133,12 +146,7 @@ pub(super) fn join(
 pub(super) fn earlier(pins: &Pins, link: &Link) -> Option<Joined> {
     let present = link.xdp?;
     let program = pinned(pins, link)?;
-    runs(pins, link, program).then_some(Joined {
-        dispatcher: present.id,
-        program,
-        since: Instant::now(),
-        is_doubtful: false,
-    })
+    runs(pins, link, program).then(|| Joined::new(present.id, program))
 }
 
 /// The number of our program that the last [`join`] has pinned.
@@ -174,9 +182,9 @@ impl<'a> Dispatcher<'a> {
     fn read(pins: &Pins, link: &'a Link) -> anyhow::Result<Self> {
         let present = link.xdp.context("no program is attached")?;
         let root = root(pins)?;
-        let directory = File::open(&root).with_context(|| format!("open {}", root.display()))?;
+        let file = File::open(&root).with_context(|| format!("open {}", root.display()))?;
         // Its owners hold the lock for milliseconds. The daemon must not wait for one that hangs.
-        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, error)| anyhow!("another program changes it at the moment: {error}"))?;
         let mut programs = loaded_programs();
         let info = programs
@@ -193,10 +201,10 @@ impl<'a> Dispatcher<'a> {
             bail!(NotJoinable::Version);
         };
         let configuration = configuration(map)?;
+        let directory = directory(&root, link, present.id);
         let mut members = Vec::new();
         for (position, settings) in configuration.programs().into_iter().enumerate() {
-            let path =
-                self::directory(&root, link, present.id).join(format!("prog{position}-prog"));
+            let path = pin(&directory, position, "prog");
             let what = || format!("open {}", path.display());
             let program = Extension::from_pin(&path).with_context(what)?;
             let info = program.info().with_context(what)?;
@@ -252,12 +260,7 @@ impl<'a> Dispatcher<'a> {
         match attached {
             Ok(program) => {
                 remove(&former);
-                Ok(program.map(|program| Joined {
-                    dispatcher: id,
-                    program,
-                    since: Instant::now(),
-                    is_doubtful: false,
-                }))
+                Ok(program.map(|program| Joined::new(id, program)))
             }
             Err(error) => {
                 remove(&new);
@@ -301,9 +304,11 @@ impl<'a> Dispatcher<'a> {
             };
             let link = link.with_context(|| format!("attach to {function}"))?;
             let link = FdLink::from(program.take_link(link)?);
-            let path = |what| directory.join(format!("prog{position}-{what}"));
-            link.pin(path("link")).context("pin a link")?;
-            program.pin(path("prog")).context("pin a program")?;
+            link.pin(pin(directory, position, "link"))
+                .context("pin a link")?;
+            program
+                .pin(pin(directory, position, "prog"))
+                .context("pin a program")?;
             if place == Some(position) {
                 id = Some(program.info()?.id());
             }
@@ -361,6 +366,11 @@ fn root(pins: &Pins) -> anyhow::Result<PathBuf> {
 /// The directory of the pins of a dispatcher's programs.
 fn directory(root: &Path, link: &Link, dispatcher: u32) -> PathBuf {
     root.join(format!("dispatch-{}-{dispatcher}", link.index))
+}
+
+/// The pin of the `prog` or the `link` at a position.
+fn pin(directory: &Path, position: usize, what: &str) -> PathBuf {
+    directory.join(format!("prog{position}-{what}"))
 }
 
 /// Removes the pins of a dispatcher that is not attached.
