@@ -303,23 +303,11 @@ fn packets_to_a_port_without_a_socket_are_explained() -> Result<()> {
         let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, REMOTE_PORT);
         Ok(UdpSocket::bind(from)?)
     })?;
-    let to = SocketAddrV4::new(HOST4, LOCAL_PORT);
-    std::thread::scope(|scope| {
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        scope.spawn(move || {
-            while stopped
-                .recv_timeout(INTERVAL)
-                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
-            {
-                // The host answers that the port is closed.
-                let _refused = socket.send_to(&[0; 64], to);
-            }
-        });
+    while_datagrams_arrive(&socket, LOCAL_PORT, || {
         let reason = silent(&fixture, name, "not_delivered")?;
         ensure!(reason.contains("from 203.0.113.9:1194 arrived"), "{reason}");
         let found = fixture.program.run(&["doctor"])?.stdout;
         ensure!(found.contains("no socket takes a UDP port"), "{found}");
-        drop(stop);
         Ok(())
     })?;
     let screen = fixture.program.run(&["status"])?.stdout;
@@ -328,6 +316,29 @@ fn packets_to_a_port_without_a_socket_are_explained() -> Result<()> {
         "{screen}"
     );
     Ok(())
+}
+
+/// Sends datagrams to a port of the host every [`INTERVAL`], until `story` returns.
+fn while_datagrams_arrive(
+    socket: &UdpSocket,
+    port: u16,
+    story: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            while stopped
+                .recv_timeout(INTERVAL)
+                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                // The host may answer that the port is closed.
+                let _refused = socket.send_to(&[0; 64], SocketAddrV4::new(HOST4, port));
+            }
+        });
+        let told = story();
+        drop(stop);
+        told
+    })
 }
 
 /// The kernel's reverse-path filter drops what arrives, since the route to the far end leads elsewhere.
@@ -355,24 +366,14 @@ fn packets_that_the_reverse_path_filter_drops_are_explained() -> Result<()> {
         Ok(UdpSocket::bind(at)?)
     })?;
     listener.set_nonblocking(true)?;
-    std::thread::scope(|scope| {
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        scope.spawn(move || {
-            while stopped
-                .recv_timeout(INTERVAL)
-                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
-            {
-                let _sent = socket.send_to(&[0; 64], SocketAddrV4::new(HOST4, PORTS[1]));
-            }
-        });
+    while_datagrams_arrive(&socket, PORTS[1], || {
         silent(&fixture, tunnel.plan.interface, "not_delivered")?;
         let found = fixture.program.run(&["doctor"])?.stdout;
         ensure!(
             found.contains("a reverse path filter drops packets"),
             "{found}"
         );
-        drop(stop);
-        anyhow::Ok(())
+        Ok(())
     })?;
     let received = listener.recv(&mut [0; 64]);
     ensure!(received.is_err(), "a datagram was delivered");
