@@ -70,6 +70,8 @@ pub struct Facts<'a> {
     pub addresses: &'a [Ipv6Addr],
     /// Whether it takes them from its interface.
     pub follows_addresses: bool,
+    /// Whether it has neither addresses nor prefixes, because the host has none for it.
+    pub lacks_sources: bool,
     /// Addresses of the tunnel that are on another interface.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],
     /// An uplink whose addresses all belong to the tunnel or to its prefixes.
@@ -212,6 +214,8 @@ fn link(facts: &Facts<'_>) -> Vec<Reason> {
     let elsewhere: BTreeMap<_, _> = facts.elsewhere.iter().map(|(a, name)| (a, name)).collect();
     if facts.follows_addresses && facts.addresses.is_empty() {
         reasons.push(Reason::NothingToFollow);
+    } else if facts.lacks_sources {
+        reasons.push(Reason::NoPrefix);
     }
     let mut of_addresses = Vec::new();
     for address in facts.addresses {

@@ -17,6 +17,7 @@ fn good_link() -> Link {
 fn good(link: &Link) -> Facts<'_> {
     Facts {
         follows_addresses: false,
+        lacks_sources: false,
         state: &State::Up,
         link: Some(link),
         addresses: &[ADDRESS],

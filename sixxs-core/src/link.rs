@@ -140,11 +140,16 @@ impl Link {
         }
     }
 
-    /// The global unicast addresses, `2000::/3` (RFC 4291 §2.4).
+    /// Its global unicast addresses.
     pub fn global_addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
-        let is_global = |address: &&Ipv6Addr| address.octets()[0] >> 5 == 0b001;
-        self.addresses.iter().filter(is_global)
+        self.addresses.iter().filter(|address| is_global(address))
     }
+}
+
+/// Whether it is a global unicast address, `2000::/3` (RFC 4291 §2.4).
+#[must_use]
+pub const fn is_global(address: &Ipv6Addr) -> bool {
+    address.octets()[0] >> 5 == 0b001
 }
 
 /// All interfaces of the network namespace, by name.

@@ -75,7 +75,12 @@ pub async fn preview(
         .iter()
         .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
         .collect();
-    problems.extend(followed.problems().map(|problem| problem.to_string()));
+    problems.extend(
+        followed
+            .problems()
+            .iter()
+            .map(|problem| problem.to_string()),
+    );
     problems.extend(networks.err().map(|error| error.to_string()));
     problems.extend(plan.problems.iter().map(ToString::to_string));
     Ok(api::Preview {

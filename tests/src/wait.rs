@@ -8,10 +8,31 @@ use anyhow::{Result, bail};
 /// Interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Factor for all time limits, from `SIXXS_TEST_PATIENCE`; for example on an emulated processor.
+/// Tasks for each processor that are usual beside a test: others of them, and what they start.
+const USUAL_TASKS: f64 = 5.0;
+
+/// Factor for all time limits: from `SIXXS_TEST_PATIENCE`, for example on an emulated processor, and by the number of
+/// tasks that wait for the processors now. It is 1 with the usual number of tests, also with a busy loop for each
+/// processor beside them.
 pub fn patience() -> u32 {
     let factor = std::env::var("SIXXS_TEST_PATIENCE").ok();
-    factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    let factor = factor.and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    factor * overload().unwrap_or(1)
+}
+
+/// How many times as many tasks as usual there were in the last minute (`proc_loadavg(5)`); at least 1.
+fn overload() -> Option<u32> {
+    let averages = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = averages.split(' ').next()?.parse().ok()?;
+    let processors = u32::try_from(std::thread::available_parallelism().ok()?.get()).ok()?;
+    let overload = (load / (USUAL_TASKS * f64::from(processors))).ceil();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 to 64"
+    )]
+    let overload = overload.clamp(1.0, 64.0) as u32;
+    Some(overload)
 }
 
 /// Calls `seen` until `good` accepts its value, and returns that.

@@ -1,4 +1,4 @@
-//! Addresses and gateways that change: the configuration takes them from the host (`"auto"`).
+//! Addresses, prefixes and gateways that change: the configuration takes them from the host (`"auto"`).
 
 use std::{
     cmp::Reverse,
@@ -8,117 +8,283 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, Follows};
+use super::{Config, PrefixSource, Tunnel};
 use crate::{
     link::Link,
-    routing::{Observed, routers},
+    routing::{
+        Observed,
+        delegations::{Delegation, delegations, prefixes_of},
+        routers,
+    },
     types::{IfName, InterfaceAddress, Prefix},
 };
 
-/// The maximum number of addresses that a tunnel takes from its interface.
+/// The maximum number of addresses that a tunnel takes from its interface, and of prefixes from the host.
 pub const MAX_FOLLOWED: usize = 256;
 
-/// For this time, the users of an address that an interface has lost get errors. Then no connection of it is left.
+/// For this time, the users of an address or prefix that is lost get errors. Then no connection of it is left.
 const FORMER: Duration = Duration::from_secs(3600);
 
 /// What one tunnel has at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Present {
     addresses: Vec<InterfaceAddress>,
-    /// Addresses that it has lost, and when.
-    former: BTreeMap<Ipv6Addr, Duration>,
+    prefixes: Vec<Prefix>,
+    /// Addresses and prefixes that it has lost, and when.
+    former: BTreeMap<Prefix, Duration>,
     gateway: Option<Ipv6Addr>,
-    /// Number of addresses above [`MAX_FOLLOWED`].
-    more: usize,
+}
+
+impl Present {
+    fn sources(&self) -> impl Iterator<Item = Prefix> {
+        let addresses = self.addresses.iter().map(|own| Prefix::host(own.address));
+        addresses.chain(self.prefixes.iter().copied())
+    }
 }
 
 /// What the tunnels of a configuration have at present, as far as they take it from the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Followed(BTreeMap<IfName, Present>);
+pub struct Followed {
+    present: BTreeMap<IfName, Present>,
+    problems: Vec<NotFollowed>,
+}
 
 /// A tunnel lacks something, or has too much of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotFollowed {
-    tunnel: IfName,
-    more: usize,
+pub enum NotFollowed {
+    /// Its interface has more addresses than [`MAX_FOLLOWED`].
+    Addresses(IfName, usize),
+    /// There are more prefixes for it than [`MAX_FOLLOWED`].
+    Prefixes(IfName, usize),
+    /// No prefix is delegated to it.
+    NotDelegated(IfName),
+    /// These interfaces have no network with a global prefix.
+    NoNetwork(IfName, Vec<IfName>),
+    /// One of these interfaces has got the prefix.
+    Unclear(Prefix, BTreeSet<IfName>),
+    /// Its prefix overlaps a source of another tunnel.
+    Overlap(IfName, Prefix, IfName),
 }
 
 impl fmt::Display for NotFollowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tunnel, more } = self;
-        write!(
-            f,
-            "{tunnel}: its interface has {more} addresses more than {MAX_FOLLOWED}: packets from them are not steered; \
-             write their prefix into `prefixes`"
-        )
+        match self {
+            Self::Addresses(tunnel, more) => write!(
+                f,
+                "{tunnel}: its interface has {more} addresses more than {MAX_FOLLOWED}: packets from them are not \
+                 steered; write their prefix into `prefixes`"
+            ),
+            Self::Prefixes(tunnel, more) => write!(
+                f,
+                "{tunnel}: there are {more} prefixes more than {MAX_FOLLOWED} for it: packets from them are not \
+                 steered; write a prefix that contains them into `prefixes`"
+            ),
+            Self::NotDelegated(tunnel) => write!(
+                f,
+                "{tunnel}: no delegated prefix is known (`prefixes = \"auto\"`): no DHCPv6 client has made an \
+                 unreachable or blackhole route for one. If the client makes no such route, which is usual for a \
+                 prefix of 64 bits, write `prefix_from` with the interface that has the prefix"
+            ),
+            Self::NoNetwork(tunnel, interfaces) => write!(
+                f,
+                "{tunnel}: {} (`prefix_from`) {} no address with a global prefix",
+                names(interfaces),
+                if interfaces.len() == 1 { "has" } else { "have" }
+            ),
+            Self::Unclear(prefix, interfaces) => write!(
+                f,
+                "{prefix} is delegated to this host, by one of {}, and nothing shows which: packets from it are not \
+                 steered. Write it into `prefixes` of one of them, or `prefix_from`; an empty list \
+                 (`prefixes = []`) means that an interface has no prefix",
+                names(interfaces)
+            ),
+            Self::Overlap(tunnel, prefix, other) => write!(
+                f,
+                "{tunnel}: its prefix {prefix} overlaps an address or prefix of {other}: packets from it are not \
+                 steered by {tunnel}"
+            ),
+        }
     }
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a IfName>) -> String {
+    let names: Vec<_> = names.into_iter().map(IfName::as_str).collect();
+    names.join(", ")
 }
 
 impl Followed {
     /// Reads them from the host. `before` is the result of the scan before, `now` a time since the start.
     #[must_use]
     pub fn of(config: &Config, observed: &Observed, before: &Self, now: Duration) -> Self {
-        let on_host: BTreeSet<_> = observed
-            .links
-            .iter()
-            .flat_map(|link| &link.addresses)
-            .collect();
+        let mut followed = Self::default();
+        let follow = || config.tunnels.iter().filter(|t| t.follows.is_any());
+        for tunnel in follow() {
+            followed
+                .present
+                .insert(tunnel.name.clone(), Present::default());
+        }
         let mut owners = Owners::of(config);
-        let tunnels = config
-            .tunnels
-            .iter()
-            .filter(|t| t.follows != Follows::default());
-        let present = tunnels.map(|tunnel| {
-            let link = observed.links.by_name(&tunnel.name);
-            let mut present = Present::default();
-            if let Some(link) = link.filter(|_| tunnel.follows.addresses) {
-                let is_free = |address: &Ipv6Addr| owners.may_have(&tunnel.name, *address);
-                (present.addresses, present.more) = addresses(link, is_free);
-                owners.add(&tunnel.name, &present.addresses);
-            }
-            if let Some(link) = link.filter(|_| tunnel.follows.gateway) {
+        followed.find_prefixes(config, observed, &mut owners);
+        for tunnel in follow() {
+            let Some(link) = observed.links.by_name(&tunnel.name) else {
+                continue;
+            };
+            let present = followed.present.entry(tunnel.name.clone()).or_default();
+            if tunnel.follows.gateway {
                 present.gateway = routers::of_interface(&observed.routers, link.index);
             }
-            if let Some(before) = before
-                .0
-                .get(&tunnel.name)
-                .filter(|_| tunnel.follows.addresses)
-            {
-                present.former = former(before, &on_host, now);
+            if tunnel.follows.addresses {
+                let is_free = |address: &Ipv6Addr| owners.may_have(&tunnel.name, *address);
+                let (addresses, more) = addresses(link, is_free);
+                present.addresses = addresses;
+                owners.add(&tunnel.name, &present.addresses);
+                if more > 0 {
+                    let problem = NotFollowed::Addresses(tunnel.name.clone(), more);
+                    followed.problems.push(problem);
+                }
             }
-            (tunnel.name.clone(), present)
-        });
-        Self(present.collect())
+        }
+        followed.find_former(config, observed, before, now);
+        followed
+    }
+
+    /// Finds the prefixes of tunnels that do not have them in the file.
+    fn find_prefixes<'a>(
+        &mut self,
+        config: &'a Config,
+        observed: &Observed,
+        owners: &mut Owners<'a>,
+    ) {
+        let mut found: BTreeMap<&IfName, BTreeSet<Prefix>> = BTreeMap::new();
+        let tunnels = || config.tunnels.iter();
+        for tunnel in tunnels() {
+            if let PrefixSource::Interfaces(interfaces) = &tunnel.follows.prefixes {
+                let links = interfaces.iter();
+                let links = links.filter_map(|name| observed.links.by_name(name));
+                let prefixes = links.flat_map(|link| prefixes_of(observed, link));
+                found.entry(&tunnel.name).or_default().extend(prefixes);
+            }
+        }
+        // The file says whose these are.
+        let from_interfaces: BTreeSet<_> = found.values().flatten().copied().collect();
+        let has_owner = |prefix| {
+            let mut known = from_interfaces.iter();
+            known.any(|other| other.overlaps(prefix)) || owners.have_whole(prefix)
+        };
+        for (prefix, delegation) in delegations(config, observed) {
+            match delegation {
+                _ if has_owner(prefix) => {}
+                Delegation::Of(name) => {
+                    let owner = tunnels().find(|tunnel| tunnel.name == name);
+                    if let Some(owner) = owner {
+                        found.entry(&owner.name).or_default().insert(prefix);
+                    }
+                }
+                Delegation::Unclear(interfaces) => {
+                    self.problems.push(NotFollowed::Unclear(prefix, interfaces));
+                }
+            }
+        }
+        for tunnel in tunnels().filter(|tunnel| tunnel.follows.prefixes.is_host()) {
+            let prefixes = outermost(found.remove(&tunnel.name).unwrap_or_default());
+            self.take_prefixes(tunnel, prefixes, owners);
+        }
+    }
+
+    /// Gives a tunnel those of these prefixes that it may have.
+    fn take_prefixes<'a>(
+        &mut self,
+        tunnel: &'a Tunnel,
+        mut prefixes: Vec<Prefix>,
+        owners: &mut Owners<'a>,
+    ) {
+        let name = &tunnel.name;
+        if prefixes.is_empty() {
+            self.problems.push(match &tunnel.follows.prefixes {
+                PrefixSource::Interfaces(interfaces) => {
+                    NotFollowed::NoNetwork(name.clone(), interfaces.clone())
+                }
+                _ => NotFollowed::NotDelegated(name.clone()),
+            });
+        }
+        let more = prefixes.len().saturating_sub(MAX_FOLLOWED);
+        if more > 0 {
+            self.problems
+                .push(NotFollowed::Prefixes(name.clone(), more));
+            prefixes.truncate(MAX_FOLLOWED);
+        }
+        let present = self.present.entry(name.clone()).or_default();
+        for prefix in prefixes {
+            match owners.other_owner(name, prefix) {
+                Some(other) => {
+                    let problem = NotFollowed::Overlap(name.clone(), prefix, other.clone());
+                    self.problems.push(problem);
+                }
+                None => {
+                    present.prefixes.push(prefix);
+                    owners.prefixes.push((prefix, name));
+                }
+            }
+        }
+    }
+
+    /// Finds the sources that tunnels have lost, and nobody has got since.
+    fn find_former(&mut self, config: &Config, observed: &Observed, before: &Self, now: Duration) {
+        let on_host = observed.links.iter().flat_map(|link| &link.addresses);
+        let own = config.tunnels.iter().flat_map(Tunnel::sources);
+        let taken: BTreeSet<_> = self
+            .present
+            .values()
+            .flat_map(Present::sources)
+            .chain(own)
+            .collect();
+        let taken_whole: BTreeSet<_> = on_host.map(|own| Prefix::host(*own)).collect();
+        let is_lost = |source: Prefix| {
+            !taken_whole.contains(&source) && !taken.iter().any(|other| other.overlaps(source))
+        };
+        for (name, present) in &mut self.present {
+            if let Some(before) = before.present.get(name) {
+                present.former = former(before, is_lost, now);
+            }
+        }
     }
 
     /// What cannot be followed.
-    pub fn problems(&self) -> impl Iterator<Item = NotFollowed> {
-        let many = self.0.iter().filter(|(_, present)| present.more > 0);
-        many.map(|(tunnel, present)| NotFollowed {
-            tunnel: tunnel.clone(),
-            more: present.more,
-        })
+    #[must_use]
+    pub fn problems(&self) -> &[NotFollowed] {
+        &self.problems
     }
 }
 
-/// The addresses of a tunnel that no interface has any more, the latest of them if they are many.
+/// The prefixes that no other of them contains.
+fn outermost(prefixes: BTreeSet<Prefix>) -> Vec<Prefix> {
+    let mut sorted: Vec<_> = prefixes.into_iter().collect();
+    sorted.sort_unstable_by_key(|prefix| (prefix.bits(), prefix.address()));
+    let mut outermost: Vec<Prefix> = Vec::new();
+    for prefix in sorted {
+        if !outermost.iter().any(|outer| outer.overlaps(prefix)) {
+            outermost.push(prefix);
+        }
+    }
+    outermost
+}
+
+/// The sources of a tunnel that are lost, the latest of them if they are many.
 fn former(
     before: &Present,
-    on_host: &BTreeSet<&Ipv6Addr>,
+    is_lost: impl Fn(Prefix) -> bool,
     now: Duration,
-) -> BTreeMap<Ipv6Addr, Duration> {
-    let lost = before.addresses.iter().map(|own| (own.address, now));
+) -> BTreeMap<Prefix, Duration> {
+    let lost = before.sources().map(|source| (source, now));
     let earlier = before
         .former
         .iter()
-        .map(|(address, since)| (*address, *since));
+        .map(|(source, since)| (*source, *since));
     let mut former: Vec<_> = lost
         .chain(earlier)
-        .filter(|(address, since)| {
-            !on_host.contains(address) && now.saturating_sub(*since) < FORMER
-        })
+        .filter(|(source, since)| now.saturating_sub(*since) < FORMER && is_lost(*source))
         .collect();
-    former.sort_unstable_by_key(|(address, since)| (Reverse(*since), *address));
+    former.sort_unstable_by_key(|(source, since)| (Reverse(*since), *source));
     former.truncate(MAX_FOLLOWED);
     former.into_iter().collect()
 }
@@ -151,6 +317,23 @@ impl<'a> Owners<'a> {
             && !self.prefixes.iter().any(of_others)
     }
 
+    /// Another tunnel with a source in a prefix, or around it.
+    fn other_owner(&self, name: &IfName, prefix: Prefix) -> Option<&'a IfName> {
+        let addresses = self.addresses.range(prefix.address()..);
+        let addresses = addresses.take_while(|(address, _)| prefix.contains(**address));
+        let prefixes = self.prefixes.iter();
+        let prefixes = prefixes.filter(|(other, _)| other.overlaps(prefix));
+        let of_addresses = addresses.map(|(_, owner)| *owner);
+        let mut all = of_addresses.chain(prefixes.map(|(_, owner)| *owner));
+        all.find(|owner| *owner != name)
+    }
+
+    /// Whether a tunnel has all of a prefix.
+    fn have_whole(&self, prefix: Prefix) -> bool {
+        let mut prefixes = self.prefixes.iter();
+        prefixes.any(|(other, _)| other.bits() <= prefix.bits() && other.overlaps(prefix))
+    }
+
     fn add(&mut self, name: &'a IfName, addresses: &[InterfaceAddress]) {
         for own in addresses {
             self.addresses.entry(own.address).or_insert(name);
@@ -172,13 +355,13 @@ fn addresses(link: &Link, is_free: impl Fn(&Ipv6Addr) -> bool) -> (Vec<Interface
 }
 
 impl Config {
-    /// The configuration with the lost addresses of another one, for tunnels that still follow theirs.
+    /// The configuration with the lost sources of another one, for tunnels that still follow theirs.
     #[must_use]
     pub fn with_former_of(mut self, other: &Self) -> Self {
         for tunnel in self
             .tunnels
             .iter_mut()
-            .filter(|tunnel| tunnel.follows.addresses)
+            .filter(|tunnel| tunnel.follows.is_any())
         {
             if let Some(other) = other.tunnels.iter().find(|other| other.name == tunnel.name) {
                 tunnel.former.clone_from(&other.former);
@@ -191,12 +374,18 @@ impl Config {
     #[must_use]
     pub fn with_followed(mut self, followed: &Followed) -> Self {
         for tunnel in &mut self.tunnels {
-            let Some(present) = followed.0.get(&tunnel.name) else {
+            let Some(present) = followed.present.get(&tunnel.name) else {
                 continue;
             };
+            tunnel.former = present.former.keys().copied().collect();
             if tunnel.follows.addresses {
                 tunnel.addresses.clone_from(&present.addresses);
-                tunnel.former = present.former.keys().copied().collect();
+            }
+            if tunnel.follows.prefixes.is_host() {
+                tunnel.prefixes.clone_from(&present.prefixes);
+                if tunnel.follows.direct {
+                    tunnel.direct.clone_from(&present.prefixes);
+                }
             }
             if tunnel.follows.gateway {
                 tunnel.gateway = present.gateway;
@@ -212,7 +401,7 @@ mod tests {
     use crate::{
         config::parse,
         link::Unusable,
-        routing::routers::Router,
+        routing::{connected::ConnectedRoute, delegations::RejectRoute, routers::Router},
         types::{IfIndex, Metric, Mtu, TableId},
     };
 
@@ -271,7 +460,7 @@ mod tests {
         ];
         let all = all.map(str::to_owned);
         let followed = follow(&config, &observed(&all));
-        assert_eq!(followed.problems().count(), 0);
+        assert_eq!(followed.problems(), []);
         let whole = config.clone().with_followed(&followed);
         let [first, second] = &whole.tunnels[..] else {
             panic!("two tunnels");
@@ -314,12 +503,159 @@ mod tests {
         }
     }
 
+    const PREFIXES: &str = r#"
+        [[link]]
+        name = "net1"
+        kind = "interface"
+        address = "auto"
+        prefixes = "auto"
+        [[link]]
+        name = "net2"
+        kind = "interface"
+        address = "2001:db8:2::2"
+        prefix_from = ["lan0", "lan1"]
+        direct = "2001:db8:dd::/48"
+    "#;
+
+    /// The host has these delegated prefixes, and these networks on `lan0`.
+    fn with_prefixes(delegated: &[&str], lan: &[&str]) -> Observed {
+        let mut observed = observed(&["2001:db8:1::1".to_owned()]);
+        let lan0 = Link::up(IfIndex(4), "lan0".parse().unwrap(), Mtu(1500));
+        observed.links = observed.links.iter().cloned().chain([lan0]).collect();
+        let rejects = delegated.iter().map(|destination| RejectRoute {
+            destination: destination.parse().unwrap(),
+            is_by_dhcp: true,
+        });
+        observed.rejects = rejects.collect();
+        let on_link = lan.iter().map(|destination| ConnectedRoute {
+            destination: destination.parse().unwrap(),
+            index: IfIndex(4),
+        });
+        observed.on_link = on_link.collect();
+        observed
+    }
+
+    #[test]
+    fn prefixes_are_taken_from_delegations_and_from_networks() {
+        let config = parse("f", PREFIXES).unwrap();
+        let observed = with_prefixes(
+            &["2001:db8:100::/56", "2001:db8:200::/56"],
+            &[
+                "2001:db8:200:1::/64",
+                "2001:db8:200:2::/64",
+                "2001:db8:300::/64",
+            ],
+        );
+        let followed = follow(&config, &observed);
+        assert_eq!(followed.problems(), []);
+        let whole = config.clone().with_followed(&followed);
+        let texts =
+            |prefixes: &[Prefix]| -> Vec<_> { prefixes.iter().map(ToString::to_string).collect() };
+        let [first, second] = &whole.tunnels[..] else {
+            panic!("two tunnels");
+        };
+        assert_eq!(texts(&first.prefixes), ["2001:db8:100::/56"]);
+        assert_eq!(texts(&first.direct), ["2001:db8:100::/56"]);
+        let both = ["2001:db8:200::/56", "2001:db8:300::/64"];
+        assert_eq!(texts(&second.prefixes), both);
+        assert_eq!(texts(&second.direct), ["2001:db8:dd::/48"]);
+
+        // They are lost: their users get errors, until somebody has a part of them.
+        let minute = Duration::from_secs(60);
+        let less = with_prefixes(&["2001:db8:100:80::/57"], &["2001:db8:300::/64"]);
+        let followed = Followed::of(&config, &less, &followed, minute);
+        let whole = config.clone().with_followed(&followed);
+        let former = whole.tunnels.iter().map(|tunnel| texts(&tunnel.former));
+        assert_eq!(
+            former.collect::<Vec<_>>(),
+            [vec![], vec!["2001:db8:200::/56".to_owned()]]
+        );
+    }
+
+    #[test]
+    fn prefixes_that_cannot_be_followed_are_problems() {
+        let auto = "prefixes = \"auto\"";
+        for (text, delegated, lan, expected) in [
+            (
+                PREFIXES.to_owned(),
+                &[][..],
+                &[][..],
+                &[
+                    "net1: no delegated prefix is known (`prefixes = \"auto\"`)",
+                    "net2: lan0, lan1 (`prefix_from`) have no address with a global prefix",
+                ][..],
+            ),
+            (
+                PREFIXES.replace("prefix_from = [\"lan0\", \"lan1\"]", auto),
+                &["2001:db8:100::/56"],
+                &[],
+                &[
+                    "2001:db8:100::/56 is delegated to this host, by one of net1, net2, and nothing",
+                    "net1: no delegated",
+                    "net2: no delegated",
+                ],
+            ),
+            (
+                PREFIXES.to_owned(),
+                &["2001:db8::/32"],
+                &["2001:db8:2::/64", "2001:db8:9::/64"],
+                &["net1: no delegated"],
+            ),
+            (
+                PREFIXES.replace("\"2001:db8:2::2\"", "\"2001:db8:100::2\""),
+                &["2001:db8:100::/56"],
+                &["2001:db8:300::/64"],
+                &["net1: its prefix 2001:db8:100::/56 overlaps an address or prefix of net2"],
+            ),
+            (
+                PREFIXES.replace(
+                    "prefix_from = [\"lan0\", \"lan1\"]",
+                    "prefixes = \"2001:db8:100::/48\"",
+                ),
+                &["2001:db8:100::/56"],
+                &[],
+                &["net1: no delegated"],
+            ),
+        ] {
+            let config = parse("f", &text).unwrap();
+            let followed = follow(&config, &with_prefixes(delegated, lan));
+            let problems: Vec<_> = followed
+                .problems()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(problems.len(), expected.len(), "{problems:?}");
+            for (problem, expected) in problems.iter().zip(expected) {
+                assert!(problem.starts_with(expected), "{problem}");
+            }
+        }
+        let many: Vec<_> = (0..258).map(|at| format!("2001:db8:{at:x}::/48")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let text = PREFIXES.replace("prefix_from = [\"lan0\", \"lan1\"]", "prefixes = []");
+        let text = text.replace("2001:db8:2::2", "2001:db9::2");
+        let config = parse("f", &text).unwrap();
+        let followed = follow(&config, &with_prefixes(&many, &[]));
+        let problem = followed.problems()[0].to_string();
+        assert!(
+            problem.starts_with("net1: there are 2 prefixes more than 256"),
+            "{problem}"
+        );
+        assert_eq!(
+            config.with_followed(&followed).tunnels[0].prefixes.len(),
+            256
+        );
+    }
+
     #[test]
     fn too_many_addresses_are_a_problem() {
         let config = parse("f", CONFIG).unwrap();
         let all: Vec<_> = (0..258).map(|at| format!("2001:db8:1::1:{at:x}")).collect();
         let followed = follow(&config, &observed(&all));
-        let problems: Vec<_> = followed.problems().map(|p| p.to_string()).collect();
+        let problems: Vec<_> = followed
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(problems[0].starts_with("net1: its interface has 2 addresses more than 256"));
         assert_eq!(
             config.with_followed(&followed).tunnels[0].addresses.len(),

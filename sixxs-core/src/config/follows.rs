@@ -2,13 +2,49 @@
 
 use std::str::FromStr;
 
-/// What a tunnel takes from its interface, instead of from the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use crate::types::IfName;
+
+/// What a tunnel takes from the host, instead of from the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Follows {
-    /// Its addresses.
+    /// Its addresses: those of its interface.
     pub addresses: bool,
-    /// Its gateway.
+    /// Its gateway: the router of its interface.
     pub gateway: bool,
+    /// Its prefixes.
+    pub prefixes: PrefixSource,
+    /// Its direct destinations: its prefixes.
+    pub direct: bool,
+}
+
+impl Follows {
+    /// Whether it takes anything from the host.
+    #[must_use]
+    pub const fn is_any(&self) -> bool {
+        self.addresses || self.gateway || self.prefixes.is_host()
+    }
+}
+
+/// What knows the prefixes of a tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PrefixSource {
+    /// The file, which has none: other software may have got one.
+    #[default]
+    Unknown,
+    /// The file has them, or an empty list.
+    File,
+    /// They are delegated to the host (`auto`).
+    Delegated,
+    /// They are on the link of these interfaces.
+    Interfaces(Vec<IfName>),
+}
+
+impl PrefixSource {
+    /// Whether it is the host.
+    #[must_use]
+    pub const fn is_host(&self) -> bool {
+        matches!(self, Self::Delegated | Self::Interfaces(_))
+    }
 }
 
 /// A value in the file, or the word `auto`.

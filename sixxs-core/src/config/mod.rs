@@ -33,7 +33,7 @@ pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
-pub use follows::Follows;
+pub use follows::{Follows, PrefixSource};
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,

@@ -250,10 +250,10 @@ pub struct Tunnel {
     pub mtu: Option<Mtu>,
     /// The next hop, for an interface with a link layer.
     pub gateway: Option<Ipv6Addr>,
-    /// What it takes from its interface, instead of from the file.
+    /// What it takes from the host, instead of from the file.
     pub follows: Follows,
-    /// Addresses that its interface has lost lately: their users get errors.
-    pub former: Vec<Ipv6Addr>,
+    /// Addresses and prefixes that it has lost lately: their users get errors.
+    pub former: Vec<Prefix>,
     /// Whether other software sets the addresses of an interface that the daemon creates (`noconfigure`).
     pub addresses_by_others: bool,
     /// What carries its packets, if it is a 6in4 tunnel.

@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    CarrierChoice, Follows, Kind, RemoteEndpoint, RuleMode, Tunnel,
+    CarrierChoice, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel,
     account::Includes,
     cross_check::Locations,
     follows::OrAuto,
@@ -28,6 +28,7 @@ const KEYS: &[&str] = &[
     "peer",
     "check_target",
     "prefixes",
+    "prefix_from",
     "direct",
     "table",
     "mtu",
@@ -35,6 +36,8 @@ const KEYS: &[&str] = &[
 ];
 
 const PREFIXES: &str = "IPv6 prefixes, such as 2001:db8:bb::/48";
+
+const PREFIXES_OR_AUTO: &str = "IPv6 prefixes, such as 2001:db8:bb::/48, or \"auto\"";
 
 /// Reads the section at `position`: takes all fields, checks each of them, then checks them together.
 pub(super) fn read(
@@ -52,6 +55,7 @@ pub(super) fn read(
     fields.check_addresses();
     fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
+    fields.check_prefix_source(kind.as_ref());
     fields.check_table(rule_mode);
     fields.check_gateway();
     if matches!(kind, Some(Kind::Account(_))) {
@@ -76,26 +80,29 @@ struct Fields {
     peer: Field<Ipv6Addr>,
     check_target: Field<Ipv6Addr>,
     prefixes: List<Prefix>,
+    /// Where the prefixes are `auto`.
+    auto_prefixes: Option<Location>,
+    prefix_from: List<IfName>,
     direct: List<Prefix>,
     table: Field<u32>,
     mtu: Field<u32>,
     gateway: Field<OrAuto<Ipv6Addr>>,
 }
 
-/// The addresses in a list, and where it has the word `auto`.
-fn split(list: List<OrAuto<InterfaceAddress>>) -> (List<InterfaceAddress>, Option<Location>) {
+/// The values in a list, and where it has the word `auto`.
+fn split<T>(list: List<OrAuto<T>>) -> (List<T>, Option<Location>) {
     let mut auto = None;
-    let addresses = list.map(|items| {
-        let address = |Located { value, location }| match value {
+    let values = list.map(|items| {
+        let value = |Located { value, location }| match value {
             OrAuto::Is(value) => Some(Located { value, location }),
             OrAuto::Auto => {
                 auto = Some(location);
                 None
             }
         };
-        items.into_iter().filter_map(address).collect()
+        items.into_iter().filter_map(value).collect()
     });
-    (addresses, auto)
+    (values, auto)
 }
 
 impl Fields {
@@ -105,6 +112,7 @@ impl Fields {
         let head = section.head();
         let name = section.parsed("name", "an interface name");
         let (addresses, auto_addresses) = split(section.one_or_many("address", address));
+        let (prefixes, auto_prefixes) = split(section.one_or_many("prefixes", PREFIXES_OR_AUTO));
         Self {
             head,
             name,
@@ -112,7 +120,9 @@ impl Fields {
             auto_addresses,
             peer: section.ipv6("peer"),
             check_target: section.ipv6("check_target"),
-            prefixes: section.one_or_many("prefixes", PREFIXES),
+            prefixes,
+            auto_prefixes,
+            prefix_from: section.one_or_many("prefix_from", "names of interfaces, such as lan0"),
             direct: section.one_or_many("direct", PREFIXES),
             table: section.integer("table", 1..=u32::MAX),
             mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
@@ -173,6 +183,64 @@ impl Fields {
         }
     }
 
+    /// The prefixes are in the file, or delegated, or on the link of other interfaces.
+    fn check_prefix_source(&mut self, kind: Option<&Kind>) {
+        if let Some(location) = &self.auto_prefixes {
+            if !self.prefixes.items().is_empty() {
+                let message = "expected \"auto\" alone, found other prefixes beside it";
+                self.diagnostics.add(location, message);
+            }
+            if kind.is_some_and(Kind::is_native) {
+                let message = "expected prefixes: no DHCPv6 client gets any by the interface of this kind of tunnel; \
+                               write those that the broker routes to you, or prefix_from";
+                self.diagnostics.add(location, message);
+            }
+        }
+        let Some(Located { value, location }) = self.prefix_from.as_set() else {
+            return;
+        };
+        if value.is_empty() {
+            let message = "expected at least one name, found an empty list";
+            self.diagnostics.add(location, message);
+        }
+        let own = self.name.as_set().map(|name| &name.value);
+        for Located { value, location } in value {
+            if Some(value) == own {
+                let message = format!(
+                    "expected an interface behind this host, found {value}, which is the tunnel itself"
+                );
+                self.diagnostics.add(location, message);
+            }
+        }
+        if !self.prefixes.is_absent() {
+            let message = "expected only one of prefixes and prefix_from";
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    fn follows(&self) -> Follows {
+        Follows {
+            addresses: self.auto_addresses.is_some(),
+            gateway: matches!(&self.gateway, Field::Set(gateway) if gateway.value == OrAuto::Auto),
+            prefixes: self.prefix_source(),
+            direct: self.direct.is_absent(),
+        }
+    }
+
+    fn prefix_source(&self) -> PrefixSource {
+        if self.auto_prefixes.is_some() {
+            return PrefixSource::Delegated;
+        }
+        match self.prefix_from.as_set() {
+            Some(names) => {
+                let names = names.value.iter().map(|name| name.value.clone());
+                PrefixSource::Interfaces(names.collect())
+            }
+            None if self.prefixes.is_absent() => PrefixSource::Unknown,
+            None => PrefixSource::File,
+        }
+    }
+
     fn check_table(&mut self, rule_mode: RuleMode) {
         let Some(Located { value, location }) = self.table.as_set() else {
             return;
@@ -217,7 +285,10 @@ impl Fields {
         if !is_empty || self.auto_addresses.is_some() {
             return;
         }
-        let has_prefixes = !self.prefixes.items().is_empty() || self.prefixes.is_invalid();
+        let has_prefixes = !self.prefixes.items().is_empty()
+            || self.prefixes.is_invalid()
+            || self.prefix_source().is_host()
+            || self.prefix_from.is_invalid();
         let is_native = |kind: &Kind| kind.is_native() && !matches!(kind, Kind::Account(_));
         let message = if !has_prefixes && !has_account {
             let expected = "expected the tunnel's IPv6 address, or prefixes routed by it";
@@ -277,6 +348,7 @@ impl Fields {
         (carrier, remote): (Option<CarrierChoice>, Option<RemoteEndpoint>),
         position: u32,
     ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
+        let follows = self.follows();
         let expected = "the name of the tunnel's interface";
         let name = self.name.required(expected, &mut self.diagnostics);
         let (Some(name), Some(kind)) = (name, kind) else {
@@ -307,10 +379,7 @@ impl Fields {
             prefixes,
             table: TableId(self.table.value().unwrap_or_else(|| table_of(position))),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
-            follows: Follows {
-                addresses: self.auto_addresses.is_some(),
-                gateway: matches!(&self.gateway, Field::Set(gateway) if gateway.value == OrAuto::Auto),
-            },
+            follows,
             former: Vec::new(),
             gateway: match self.gateway.value() {
                 Some(OrAuto::Is(gateway)) => Some(gateway),

@@ -30,6 +30,8 @@ pub enum Reason {
     NoAddress(Ipv6Addr),
     /// Its interface has no global address to follow.
     NothingToFollow,
+    /// The host has no prefix for it.
+    NoPrefix,
     /// Number of further addresses with a fault.
     MoreAddresses(usize),
     /// All addresses of this uplink belong to the tunnel or to its prefixes.
@@ -68,6 +70,7 @@ impl Reason {
             | Self::Elsewhere(..)
             | Self::NoAddress(_)
             | Self::NothingToFollow
+            | Self::NoPrefix
             | Self::MoreAddresses(_)
             | Self::CoversUplink(_)
             | Self::Shadowed(ShadowEffect {
@@ -112,6 +115,10 @@ impl fmt::Display for Reason {
             Self::NothingToFollow => write!(
                 f,
                 "its interface has no global address; look whether it gets router advertisements or a lease"
+            ),
+            Self::NoPrefix => write!(
+                f,
+                "the host has no prefix for it yet; look whether a DHCPv6 client gets one"
             ),
             Self::Duplicate(address) => write!(
                 f,

@@ -154,16 +154,14 @@ impl Desired {
             rule(2, DIRECTS_TABLE, false);
         }
         self.neighbours.extend(neighbour(tunnel));
-        for from in former(tunnel) {
-            let default = key(SUBTREES_TABLE, UNREACHABLE_METRIC, Prefix::ALL, from);
-            self.routes.insert(default, Target::Unreachable);
-        }
+        let default = |metric, from| key(SUBTREES_TABLE, metric, Prefix::ALL, from);
         for from in tunnel.sources() {
-            let default = |metric| key(SUBTREES_TABLE, metric, Prefix::ALL, from);
             self.routes
-                .insert(default(DEFAULT_METRIC), tunnel_target(tunnel));
+                .insert(default(DEFAULT_METRIC, from), tunnel_target(tunnel));
+        }
+        for from in present_and_former(tunnel) {
             self.routes
-                .insert(default(UNREACHABLE_METRIC), Target::Unreachable);
+                .insert(default(UNREACHABLE_METRIC, from), Target::Unreachable);
             for to in local {
                 self.routes.insert(
                     key(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
@@ -193,15 +191,15 @@ impl Desired {
                 .insert(key(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
         self.neighbours.extend(neighbour(tunnel));
-        for from in former(tunnel) {
-            self.rules.insert(leading_rule(config, tunnel, from));
+        // A route for each lost source takes precedence over the tunnel's default route.
+        for from in tunnel.former.iter().copied() {
             let default = RouteKey {
                 source: from,
                 ..key(UNREACHABLE_METRIC, Prefix::ALL)
             };
             self.routes.insert(default, Target::Unreachable);
         }
-        for from in tunnel.sources() {
+        for from in present_and_former(tunnel) {
             self.rules.insert(leading_rule(config, tunnel, from));
             self.local.insert(local_rule(config, from));
             // One priority earlier: destinations that are reached without the tunnel, such as the LANs behind
@@ -250,9 +248,9 @@ fn local_destinations(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Pr
         .collect()
 }
 
-/// The addresses that a tunnel has lost. A route for each source takes precedence over the tunnel's default route.
-fn former(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
-    tunnel.former.iter().map(|address| Prefix::host(*address))
+/// The sources of a tunnel, and those that it has lost lately: local networks are reached from both.
+fn present_and_former(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
+    tunnel.sources().chain(tunnel.former.iter().copied())
 }
 
 /// The rule that leads packets from a tunnel's source to the table with its route.

@@ -6,6 +6,7 @@
 
 mod commands;
 pub mod connected;
+pub mod delegations;
 pub mod desired;
 pub mod exits;
 mod host_prefixes;

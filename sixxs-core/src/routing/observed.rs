@@ -2,7 +2,13 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Rule, connected::ConnectedRoute, desired::RouteKey, routers::Router};
+use super::{
+    Rule,
+    connected::ConnectedRoute,
+    delegations::{RejectRoute, SourceRoute},
+    desired::RouteKey,
+    routers::Router,
+};
 use crate::{
     explain::rules::PolicyRule,
     link::Links,
@@ -29,6 +35,10 @@ pub struct Observed {
     pub connected_is_complete: bool,
     /// The next hops of foreign default routes, if the configuration needs them.
     pub routers: Vec<Router>,
+    /// Foreign routes that reject packets to a prefix, if the configuration needs them.
+    pub rejects: Vec<RejectRoute>,
+    /// Foreign default routes for packets from one prefix, if the configuration needs them.
+    pub source_routes: Vec<SourceRoute>,
     /// Networks on the link according to the addresses of interfaces.
     pub on_link: Vec<ConnectedRoute>,
 }

@@ -154,6 +154,8 @@ proptest! {
             connected: Vec::new(),
             connected_is_complete: false,
             routers: Vec::new(),
+            rejects: Vec::new(),
+            source_routes: Vec::new(),
             on_link: Vec::new(),
         };
         let desired = Desired::new(&config, |tunnel| {

@@ -88,6 +88,7 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
         covered_uplink: covered_uplink(snapshot, tunnel).as_ref(),
         addresses: &addresses,
         follows_addresses: tunnel.follows.addresses,
+        lacks_sources: tunnel.follows.is_any() && tunnel.sources().next().is_none(),
         is_routed: snapshot.is_routed(tunnel),
         has_program: snapshot.has_program(&tunnel.name),
         shadow: shadow.map(|shadow| effect(snapshot, shadow)).as_ref(),

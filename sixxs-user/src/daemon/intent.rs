@@ -165,7 +165,12 @@ impl Intent {
         let conflicts = self.conflicts.iter();
         conflicts
             .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
-            .chain(self.followed.problems().map(|problem| problem.to_string()))
+            .chain(
+                self.followed
+                    .problems()
+                    .iter()
+                    .map(|problem| problem.to_string()),
+            )
             .chain(problem)
             .collect()
     }

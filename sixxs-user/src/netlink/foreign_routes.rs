@@ -1,5 +1,5 @@
 //! Foreign routes that matter: those with short destinations in any table, which may make an interface an
-//! exit, and those in the main table to connected networks.
+//! exit, those in the main table to connected networks, and those that reject packets to a delegated prefix.
 //!
 //! A router has hundreds of thousands of routes, and the kernel cannot filter a dump by prefix length. So
 //! dumps are parsed message by message, and of most messages only the headers. If there are many routes, the
@@ -25,10 +25,11 @@ use rtnetlink::{
 use sixxs_core::{
     routing::{
         connected::{ConnectedRoute, MAX_PAIRS},
+        delegations::{RejectRoute, SourceRoute},
         exits::{LOOPBACK, PIECE_BITS, WideRoute},
         routers::{Preference, Router},
     },
-    types::{IfIndex, Metric, PROTOCOL, TableId},
+    types::{IfIndex, Metric, PROTOCOL, Prefix, TableId},
 };
 use tokio::time::timeout;
 
@@ -58,6 +59,8 @@ pub(super) struct ForeignRoutes {
     number: u32,
     buffer: Vec<u8>,
     last: Option<Last>,
+    /// Whether routes that reject packets matter.
+    with_rejects: bool,
 }
 
 struct Last {
@@ -76,6 +79,10 @@ pub(super) struct Answer {
     pub(super) connected: Vec<ConnectedRoute>,
     /// The next hops of default routes.
     pub(super) routers: Vec<Router>,
+    /// Default routes for packets from one prefix.
+    pub(super) source_routes: Vec<SourceRoute>,
+    /// Routes that reject packets to a prefix.
+    pub(super) rejects: Vec<RejectRoute>,
     /// Whether there are routes through next hop objects whose interface the kernel does not report
     /// (`net.ipv4.nexthop_compat_mode` is 0).
     pub(super) has_hidden: bool,
@@ -107,7 +114,16 @@ impl ForeignRoutes {
             number: 0,
             buffer: Vec::with_capacity(ANSWER_BYTES),
             last: None,
+            with_rejects: false,
         })
+    }
+
+    /// Sets whether routes that reject packets matter.
+    pub(super) fn want_rejects(&mut self, wanted: bool) {
+        if self.with_rejects != wanted {
+            self.with_rejects = wanted;
+            self.changed();
+        }
     }
 
     /// Invalidates the cached result, after an event for a route that matters.
@@ -151,6 +167,8 @@ impl ForeignRoutes {
             answer.routes.extend(before.answer.routes);
             answer.connected.extend(before.answer.connected);
             answer.routers.extend(before.answer.routers);
+            answer.source_routes.extend(before.answer.source_routes);
+            answer.rejects.extend(before.answer.rejects);
         }
         answer.routes.sort_unstable();
         answer.routes.dedup();
@@ -158,15 +176,30 @@ impl ForeignRoutes {
         answer.connected.dedup();
         answer.routers.sort_unstable();
         answer.routers.dedup();
+        answer.source_routes.sort_unstable();
+        answer.source_routes.dedup();
+        answer.rejects.sort_unstable();
+        answer.rejects.dedup();
         Ok(dump)
     }
 
     async fn dump(&mut self) -> Result<Dump, RequestError> {
+        let mut dump = Dump::default();
+        self.dump_kind(RouteType::Unicast, &mut dump).await?;
+        if self.with_rejects {
+            for kind in REJECTS {
+                self.dump_kind(kind, &mut dump).await?;
+            }
+        }
+        Ok(dump)
+    }
+
+    async fn dump_kind(&mut self, kind: RouteType, dump: &mut Dump) -> Result<(), RequestError> {
         let broken = |error: &dyn std::fmt::Display| RequestError::Broken(error.to_string());
         self.number = self.number.wrapping_add(1);
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet6;
-        request.header.kind = RouteType::Unicast;
+        request.header.kind = kind;
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(request));
         request.header.flags = DUMP;
         request.header.sequence_number = self.number;
@@ -176,7 +209,6 @@ impl ForeignRoutes {
         let sent = timeout(TIMEOUT, self.socket.send(&datagram)).await;
         sent.map_err(|_| RequestError::TimedOut)?
             .map_err(|error| broken(&error))?;
-        let mut dump = Dump::default();
         loop {
             self.buffer.clear();
             let received = timeout(TIMEOUT, self.socket.recv(&mut self.buffer)).await;
@@ -184,7 +216,7 @@ impl ForeignRoutes {
                 .map_err(|_| RequestError::TimedOut)?
                 .map_err(|error| broken(&error))?;
             if dump.take(&self.buffer, self.number)? {
-                return Ok(dump);
+                return Ok(());
             }
         }
     }
@@ -196,6 +228,17 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const RTN_UNICAST: u8 = 1;
+const RTPROT_DHCP: u8 = 16;
+
+/// The kinds of routes that reject packets, for requests.
+const REJECTS: [RouteType; 3] = [
+    RouteType::BlackHole,
+    RouteType::Unreachable,
+    RouteType::Prohibit,
+];
+
+/// The maximum number of routes that reject packets. Somebody who has more of them blocks networks by routes.
+const MAX_REJECTS: usize = 4096;
 
 impl Dump {
     /// Parses a datagram of responses to the request with this sequence number. Returns whether it was the
@@ -234,6 +277,8 @@ impl Dump {
                     } else if may_be_connected(message) && self.answer.connected.len() <= MAX_PAIRS
                     {
                         self.add_connected(message)?;
+                    } else if may_be_delegated(message) && self.answer.rejects.len() < MAX_REJECTS {
+                        self.add_reject(message)?;
                     }
                 }
                 _ => {}
@@ -265,11 +310,23 @@ impl Dump {
         Ok(())
     }
 
+    fn add_reject(&mut self, message: &[u8]) -> Result<(), RequestError> {
+        let Some(message) = parsed(message)? else {
+            return Ok(());
+        };
+        self.answer.rejects.push(RejectRoute {
+            destination: destination(&message),
+            is_by_dhcp: u8::from(message.header.protocol) == RTPROT_DHCP,
+        });
+        Ok(())
+    }
+
     fn add(&mut self, message: &[u8]) -> Result<(), RequestError> {
         let Some(message) = parsed(message)? else {
             return Ok(());
         };
         let mut table = u32::from(message.header.table);
+        let source = source(&message);
         let (mut indices, mut is_by_object) = (Vec::new(), false);
         let (mut gateways, mut metric, mut preference) = (Vec::new(), 0, Preference::Medium);
         for attribute in &message.attributes {
@@ -304,6 +361,15 @@ impl Dump {
             });
             self.answer.routers.extend(routers);
         }
+        if destination.bits() == 0
+            && let Some(source) = source
+        {
+            let routes = indices.iter().map(|index| SourceRoute {
+                source,
+                index: IfIndex(*index),
+            });
+            self.answer.source_routes.extend(routes);
+        }
         let routes = indices.into_iter().map(|index| WideRoute {
             table: TableId(table),
             destination,
@@ -312,6 +378,18 @@ impl Dump {
         self.answer.routes.extend(routes);
         Ok(())
     }
+}
+
+/// The source prefix of a route; `None`: all sources.
+fn source(message: &RouteMessage) -> Option<Prefix> {
+    let bits = message.header.source_prefix_length;
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        RouteAttribute::Source(RouteAddress::Inet6(address)) if bits > 0 => {
+            Some(Prefix::containing(*address, bits))
+        }
+        _ => None,
+    })
 }
 
 /// The interface and the gateway of a next hop.
@@ -343,7 +421,7 @@ fn parsed(message: &[u8]) -> Result<Option<RouteMessage>, RequestError> {
 }
 
 /// Whether a message is about a route that may lead to a local network, by its header (the table is at 4).
-/// Only routes by the kernel, an administrator or a router advertisement count: routing daemons may have a
+/// Only routes by the kernel, an administrator, a router advertisement or a DHCP client count: routing daemons may have a
 /// million, to remote networks.
 fn may_be_connected(message: &[u8]) -> bool {
     let Some([_, bits, _, _, table, protocol, _, kind]) = message.get(NLMSGHDR..NLMSGHDR + 8)
@@ -353,11 +431,27 @@ fn may_be_connected(message: &[u8]) -> bool {
     *bits > PIECE_BITS && *kind == RTN_UNICAST && is_host_route(*table, *protocol)
 }
 
+/// Whether a message is about a route that may be for a delegated prefix, by its header.
+fn may_be_delegated(message: &[u8]) -> bool {
+    let Some([_, bits, _, _, table, protocol, _, kind]) = message.get(NLMSGHDR..NLMSGHDR + 8)
+    else {
+        return false;
+    };
+    *bits > 0 && is_delegated_route(*table, *protocol, *kind)
+}
+
+/// Whether a route rejects packets, and a DHCP client or its script may have made it (`RTN_BLACKHOLE` to `RTN_PROHIBIT`
+/// of the kernel's uapi/linux/rtnetlink.h). Routing daemons may have many such routes.
+pub(super) const fn is_delegated_route(table: u8, protocol: u8, kind: u8) -> bool {
+    const LOCAL: u8 = 255;
+    table != LOCAL && matches!(kind, 6..=8) && matches!(protocol, 3 | 4 | 9 | RTPROT_DHCP)
+}
+
 /// Whether a route is in the main table and not made by a routing daemon (`RTPROT_KERNEL`, `RTPROT_BOOT`,
-/// `RTPROT_STATIC`, `RTPROT_RA` of the kernel's uapi/linux/rtnetlink.h).
+/// `RTPROT_STATIC`, `RTPROT_RA`, `RTPROT_DHCP` of the kernel's uapi/linux/rtnetlink.h).
 pub(super) const fn is_host_route(table: u8, protocol: u8) -> bool {
     const MAIN: u8 = 254;
-    table == MAIN && matches!(protocol, 2 | 3 | 4 | 9)
+    table == MAIN && matches!(protocol, 2 | 3 | 4 | 9 | RTPROT_DHCP)
 }
 
 /// Whether a message is about a foreign route that may make an interface an exit, by its header: `nlmsghdr`,

@@ -94,6 +94,8 @@ pub struct Scope {
     pub connected: bool,
     /// Whether to read the next hops of default routes.
     pub routers: bool,
+    /// Whether to read the routes of delegated prefixes.
+    pub delegations: bool,
     /// Foreign tunnels whose far ends to find out.
     pub foreign_tunnels: BTreeSet<IfName>,
 }
@@ -112,6 +114,10 @@ impl Scope {
             // With peers: the kernel may lose its route to one.
             connected: config.direct_connected || config.has_accounts() || config.has_peers(),
             routers: config.tunnels.iter().any(|tunnel| tunnel.follows.gateway),
+            delegations: {
+                let mut tunnels = config.tunnels.iter();
+                tunnels.any(|tunnel| tunnel.follows.prefixes.is_host())
+            },
             foreign_tunnels: {
                 let tunnels = config.tunnels.iter();
                 let foreign = tunnels.filter(|t| !t.kind.is_native() && t.remote.is_none());

@@ -54,6 +54,7 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 impl Netlink {
     /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
+        self.foreign_routes.want_rejects(scope.delegations);
         let (mut links, vrfs, on_link) = self.links(&scope.foreign_tunnels).await?;
         (self.rules, self.foreign_rules) = self.rules().await?;
         if scope.exits {
@@ -70,6 +71,12 @@ impl Netlink {
             self.foreign_routes.current().await?.routers.clone()
         } else {
             Vec::new()
+        };
+        let (rejects, source_routes) = if scope.delegations {
+            let answer = self.foreign_routes.current().await?;
+            (answer.rejects.clone(), answer.source_routes.clone())
+        } else {
+            (Vec::new(), Vec::new())
         };
         let connected_is_complete = scope.connected && connected.len() <= MAX_PAIRS;
         let links: Links = links.into_iter().collect();
@@ -94,6 +101,8 @@ impl Netlink {
             connected,
             connected_is_complete,
             routers,
+            rejects,
+            source_routes,
             on_link,
         })
     }

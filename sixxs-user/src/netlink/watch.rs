@@ -10,7 +10,7 @@ use rtnetlink::{
 };
 use sixxs_core::{routing::exits::PIECE_BITS, types::PROTOCOL};
 
-use super::foreign_routes::is_host_route;
+use super::foreign_routes::{is_delegated_route, is_host_route};
 
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
@@ -181,16 +181,16 @@ impl PathWatcher {
 }
 
 /// Whether a message matters. A router adds and removes thousands of routes. Only these matter: those of sixxs, those
-/// with short destinations, which may make an interface an exit, and those to local networks.
+/// with short destinations, which may make an interface an exit, those to local networks, and those for delegated prefixes.
 ///
-/// Layout: `nlmsghdr` (type at offset 4), then `rtmsg` (destination length at 1, table at 4, protocol at 5),
+/// Layout: `nlmsghdr` (type at offset 4), then `rtmsg` (destination length at 1, table at 4, protocol at 5, type at 7),
 /// unchanged since Linux 2.2. Each datagram contains one notification.
 fn matters(message: &[u8]) -> bool {
     match route_event(message) {
         Some(event) => {
             event.protocol == PROTOCOL
                 || event.destination_bits <= PIECE_BITS
-                || is_host_route(event.table, event.protocol)
+                || event.may_be_of_host()
         }
         None => true,
     }
@@ -200,11 +200,8 @@ fn matters(message: &[u8]) -> bool {
 fn foreign_route_change(message: &[u8]) -> ForeignRouteChange {
     match route_event(message) {
         Some(event) if event.protocol == PROTOCOL => ForeignRouteChange::Same,
-        // A local network.
-        Some(event)
-            if event.destination_bits > PIECE_BITS
-                && is_host_route(event.table, event.protocol) =>
-        {
+        // A local network, or a delegated prefix.
+        Some(event) if event.destination_bits > PIECE_BITS && event.may_be_of_host() => {
             ForeignRouteChange::Changed
         }
         Some(event) if event.destination_bits > PIECE_BITS => ForeignRouteChange::Same,
@@ -219,13 +216,32 @@ struct RouteEvent {
     destination_bits: u8,
     table: u8,
     protocol: u8,
+    kind: u8,
+}
+
+impl RouteEvent {
+    /// Whether the route may be to a local network, or for a delegated prefix.
+    const fn may_be_of_host(&self) -> bool {
+        is_host_route(self.table, self.protocol)
+            || is_delegated_route(self.table, self.protocol, self.kind)
+    }
 }
 
 /// Parses an IPv6 route event; `None` for other events and for short messages.
 fn route_event(message: &[u8]) -> Option<RouteEvent> {
     const RTMSG: usize = 16;
     let kind = u16::from_ne_bytes(*message.get(4..6)?.first_chunk()?);
-    let [family, destination_bits, _, _, table, protocol] = message.get(RTMSG..RTMSG + 6)? else {
+    let [
+        family,
+        destination_bits,
+        _,
+        _,
+        table,
+        protocol,
+        _,
+        route_kind,
+    ] = message.get(RTMSG..RTMSG + 8)?
+    else {
         return None;
     };
     let is_route = matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) && *family == AF_INET6;
@@ -234,6 +250,7 @@ fn route_event(message: &[u8]) -> Option<RouteEvent> {
         destination_bits: *destination_bits,
         table: *table,
         protocol: *protocol,
+        kind: *route_kind,
     })
 }
 

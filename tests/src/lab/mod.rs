@@ -2,6 +2,7 @@
 
 pub mod advertiser;
 pub mod carrier;
+pub mod delegating_server;
 pub mod dirs;
 pub mod far_end;
 pub mod interactive;

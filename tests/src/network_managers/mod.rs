@@ -1,9 +1,10 @@
 //! Owns the sandbox on the lab's host in which a real network manager runs, with its default settings: a
-//! mount namespace with /run, /etc and a D-Bus of its own.
+//! mount namespace with /run, /etc, /var/lib and a D-Bus of its own.
 //!
 //! The sandbox's files are in the lab's directory, where a test reads and writes them. The lab's directory
 //! is mounted at its own path inside too, so that the program under test finds its files.
 
+pub mod dhcpcd;
 pub mod network_manager;
 pub mod networkd;
 
@@ -63,7 +64,7 @@ impl Sandbox {
         let base = lab.paths().base();
         let directory = base.join(DIRECTORY);
         let inside = directory.join(base.strip_prefix("/").context("a lab is in /run")?);
-        for path in ["run/dbus", "run/udev/data", "etc"] {
+        for path in ["run/dbus", "run/udev/data", "etc", "lib/dhcpcd"] {
             make_directory(&directory.join(path))?;
         }
         make_directory(&inside)?;
@@ -84,6 +85,7 @@ impl Sandbox {
         let binds = [
             (base.to_owned(), inside),
             (directory.join("etc"), PathBuf::from("/etc")),
+            (directory.join("lib"), PathBuf::from("/var/lib")),
             (directory.join("run"), PathBuf::from("/run")),
         ];
         let mounts = Mounts::new(lab.host(), &binds)?;

@@ -293,7 +293,7 @@ fn continuing_leaks_degrade_the_tunnel() -> Result<()> {
             if status.tunnel(first.plan.interface).health == level {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < NOTICED, "{status:#?}");
+            ensure!(begun.elapsed() < NOTICED * wait::patience(), "{status:#?}");
         }
     };
     leak::send(&socket, OUTSIDE, 1, 100)?;

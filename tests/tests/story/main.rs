@@ -39,6 +39,7 @@ mod check;
 mod command_tunnel;
 mod config_changed;
 mod control_socket;
+mod delegated_prefixes;
 mod doctor;
 mod doctor_traps;
 mod down;

@@ -7,6 +7,7 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
@@ -55,7 +56,7 @@ fn a_restart_loses_at_most_50_ms_and_no_session() -> Result<()> {
             ends.len()
         );
         assert!(
-            INTERVAL * lost <= GAP * u32::try_from(ends.len())?,
+            INTERVAL * lost <= GAP * u32::try_from(ends.len())? * wait::patience(),
             "{name}: {pings:?}"
         );
         assert_eq!(after.tunnel(name).ifindex, before.tunnel(name).ifindex);

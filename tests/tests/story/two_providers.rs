@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::lab::Tunnel;
 use sixxs_tests::lab::advertiser::{Advertised, Advertiser};
 use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
@@ -40,7 +41,7 @@ address = \"auto\"
 gateway = \"auto\"
 ";
 
-fn preferred(prefix: &'static str) -> Advertised {
+pub(crate) const fn preferred(prefix: &'static str) -> Advertised {
     Advertised {
         prefix,
         preferred: 300,
@@ -51,6 +52,17 @@ fn preferred(prefix: &'static str) -> Advertised {
 fn with_two_providers(hook: Hook) -> Result<Fixture> {
     let fixture = Fixture::new(Flavour::Veth, hook)?;
     fixture.lab.write_config(CONFIG)?;
+    take_addresses(&fixture)?;
+    let [first, _] = fixture.lab.tunnels();
+    is_reached_by(&fixture, first, CHANGED)?;
+    first
+        .pop()
+        .ip("address add 2001:db8:a1::1/64 dev host nodad\n")?;
+    Ok(fixture)
+}
+
+/// Both links take their addresses from router advertisements. There is no other uplink.
+pub(crate) fn take_addresses(fixture: &Fixture) -> Result<()> {
     let host = fixture.host();
     host.sh(&format!("ip link set {UPLINK} down"))?;
     for tunnel in fixture.lab.tunnels() {
@@ -61,21 +73,25 @@ fn with_two_providers(hook: Hook) -> Result<Fixture> {
         host.sh(&format!("ip link set dev {name} mtu 1500"))?;
         tunnel.pop().sh("ip link set dev host mtu 1500")?;
     }
-    let [first, _] = fixture.lab.tunnels();
-    first.pop().sh("nft delete table ip6 broker")?;
-    nft::load(first.pop(), &first.plan.pop_rules(Some(CHANGED)))?;
-    first
-        .pop()
-        .ip("address add 2001:db8:a1::1/64 dev host nodad\n")?;
+    Ok(())
+}
+
+/// A provider accepts another prefix from the host, and the internet reaches that by the provider.
+pub(crate) fn is_reached_by(fixture: &Fixture, provider: &Tunnel, prefix: &str) -> Result<()> {
+    provider.pop().sh("nft delete table ip6 broker")?;
+    nft::load(provider.pop(), &provider.plan.pop_rules(Some(prefix)))?;
     fixture.lab.core().ip(&format!(
-        "route add {CHANGED} via fe80::2 dev {}\n",
-        first.plan.pop
-    ))?;
-    Ok(fixture)
+        "route add {prefix} via fe80::2 dev {}\n",
+        provider.plan.pop
+    ))
 }
 
 /// A provider advertises these prefixes from now on.
-fn advertises(fixture: &Fixture, provider: usize, prefixes: &[Advertised]) -> Result<Advertiser> {
+pub(crate) fn advertises(
+    fixture: &Fixture,
+    provider: usize,
+    prefixes: &[Advertised],
+) -> Result<Advertiser> {
     let pop = fixture.lab.tunnels()[provider].pop();
     Advertiser::start(pop, "host", fixture.lab.paths().base(), 600, prefixes)
 }

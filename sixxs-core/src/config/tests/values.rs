@@ -305,7 +305,7 @@ fn addresses_that_are_followed_stand_alone_and_are_of_other_software() {
         panic!("two tunnels")
     };
     assert!(first.follows.addresses && !first.follows.gateway && first.addresses.is_empty());
-    assert_eq!(second.follows, Follows::default());
+    assert!(!second.follows.is_any());
     let beside = with(ADDRESS, "address = [\"auto\", \"2001:db8:a::2\"]").unwrap_err();
     let beside = beside.to_string();
     assert!(beside.contains("\"auto\" alone"), "{beside}");
@@ -315,6 +315,62 @@ fn addresses_that_are_followed_stand_alone_and_are_of_other_software() {
         .replace(ADDRESS, "");
     let native = parse("f", &text).unwrap_err().to_string();
     assert!(native.contains("that other software sets up"), "{native}");
+}
+
+#[test]
+fn prefixes_have_one_source() {
+    const ADDRESS: &str = "address = \"2001:db8:a::2/64\"";
+    let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+    for (line, expected) in [
+        ("", Ok(PrefixSource::Unknown)),
+        ("prefixes = []", Ok(PrefixSource::File)),
+        ("prefixes = \"2001:db8:cc::/48\"", Ok(PrefixSource::File)),
+        ("prefixes = \"auto\"", Ok(PrefixSource::Delegated)),
+        (
+            "prefix_from = \"lan0\"",
+            Ok(PrefixSource::Interfaces(names(&["lan0"]))),
+        ),
+        (
+            "prefix_from = [\"lan1\", \"lan0\"]",
+            Ok(PrefixSource::Interfaces(names(&["lan1", "lan0"]))),
+        ),
+        (
+            "prefixes = [\"auto\", \"2001:db8:bb::/48\"]",
+            Err("\"auto\" alone"),
+        ),
+        ("prefixes = \"automatic\"", Err("or \"auto\", found")),
+        ("prefix_from = []", Err("at least one name")),
+        (
+            "prefix_from = \"a name that is too long\"",
+            Err("names of interfaces"),
+        ),
+        (
+            "prefix_from = \"sixxs0\"",
+            Err("which is the tunnel itself"),
+        ),
+        (
+            "prefixes = \"auto\"\nprefix_from = \"lan0\"",
+            Err("only one of prefixes and prefix_from"),
+        ),
+    ] {
+        let found = with(ADDRESS, &format!("{ADDRESS}\n{line}"));
+        match (found, expected) {
+            (Ok(config), Ok(source)) => {
+                assert_eq!(config.tunnels[0].follows.prefixes, source, "{line}");
+            }
+            (Err(invalid), Err(expected)) => {
+                assert!(invalid.to_string().contains(expected), "{invalid}");
+            }
+            (found, _) => panic!("{line}: {found:?}"),
+        }
+    }
+    // Without an address.
+    assert!(with(ADDRESS, "prefixes = \"auto\"").is_ok());
+    assert!(with(ADDRESS, "prefix_from = \"lan0\"").is_ok());
+    let native = "kind = \"6in4\"\nremote4 = \"198.51.100.1\"\nprefixes = \"auto\"";
+    let text = GOOD.replace("kind = \"interface\"", native);
+    let native = parse("f", &text).unwrap_err().to_string();
+    assert!(native.contains("no DHCPv6 client gets any"), "{native}");
 }
 
 #[test]

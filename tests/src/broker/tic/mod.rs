@@ -22,6 +22,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::SockRef;
 
 pub use certificate::Certificate;
 pub use dialogue::Stage;
@@ -232,6 +233,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
         if let Err(e) = receive(stream, from, shared, &mut serving) {
             eprintln!("tic: {e:#}");
         }
+    }
+    // A process that another test has just forked may hold the listener too, until it executes its program.
+    if let Err(e) = SockRef::from(listener).shutdown(Shutdown::Both) {
+        eprintln!("stop listening: {e}");
     }
     for Serving { stream, thread } in serving {
         // A connection that the client closed cannot be shut down, and need not be.

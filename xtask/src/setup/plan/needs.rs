@@ -40,8 +40,16 @@ const fn installed(name: &'static str, package: &'static str) -> Program {
 const LAB_PROGRAMS: &[Program] = &[
     installed("/lib/systemd/systemd-networkd", "systemd"),
     unpacked("dbus-daemon", "dbus-daemon"),
+    unpacked("dhcpcd", "dhcpcd-base"),
     unpacked("ethtool", "ethtool"),
     unpacked("ip", "iproute2"),
+    Program {
+        name: "kea-dhcp6",
+        package: "kea-dhcp6-server",
+        source: Source::Unpacked {
+            with: &["kea-common"],
+        },
+    },
     unpacked("nft", "nftables"),
     unpacked("ping", "iputils-ping"),
     unpacked("radvd", "radvd"),
