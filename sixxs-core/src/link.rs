@@ -1,6 +1,9 @@
 //! Observed network interfaces.
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use crate::{
     endpoint::Endpoint,
@@ -87,8 +90,10 @@ pub enum Unusable {
 pub struct Link {
     /// Its index.
     pub index: IfIndex,
-    /// Its name.
+    /// Its name. If the configuration has a pattern for it (`ppp*`), the pattern.
     pub name: IfName,
+    /// Its name in the kernel, if `name` is a pattern.
+    pub matched: Option<IfName>,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Its MTU.
@@ -124,6 +129,7 @@ impl Link {
         Self {
             index,
             name,
+            matched: None,
             up: true,
             mtu,
             layer: LinkLayer::None,
@@ -138,6 +144,12 @@ impl Link {
             forwards_ipv4: false,
             xdp: None,
         }
+    }
+
+    /// Its name in the kernel.
+    #[must_use]
+    pub fn kernel_name(&self) -> &IfName {
+        self.matched.as_ref().unwrap_or(&self.name)
     }
 
     /// Its global unicast addresses.
@@ -160,7 +172,30 @@ impl Links {
     /// The interface of this name.
     #[must_use]
     pub fn by_name(&self, name: &IfName) -> Option<&Link> {
-        self.0.get(name)
+        let by_kernel_name = || self.iter().find(|link| link.kernel_name() == name);
+        self.0.get(name).or_else(by_kernel_name)
+    }
+
+    /// The interfaces, one of them with the pattern as its name for each pattern in `names`: one that is up, with a
+    /// global address, and of several the newest. `names` has all names in the configuration; an interface that it names matches no pattern.
+    #[must_use]
+    pub fn with_patterns(mut links: Vec<Link>, names: &BTreeSet<IfName>) -> Self {
+        for pattern in names.iter().filter(|name| name.pattern().is_some()) {
+            let mut matching = matching(&mut links, pattern, names);
+            if let Some(newest) = matching.by_ref().max_by_key(|link| rank(link)) {
+                let name = std::mem::replace(&mut newest.name, pattern.clone());
+                newest.matched = Some(name);
+            }
+        }
+        links.into_iter().collect()
+    }
+
+    /// Other interfaces that are up and match a pattern.
+    pub fn also_match(&self, pattern: &IfName) -> impl Iterator<Item = &Link> {
+        let has_pattern = pattern.pattern().is_some();
+        self.iter().filter(move |link| {
+            has_pattern && link.up && link.matched.is_none() && pattern.matches(&link.name)
+        })
     }
 
     /// The interface with this index.
@@ -173,6 +208,24 @@ impl Links {
     pub fn iter(&self) -> impl Iterator<Item = &Link> {
         self.0.values()
     }
+}
+
+/// How good an interface is for a pattern that several match: one with an address works, and the newest is the present
+/// one of a connection that was made again.
+fn rank(link: &Link) -> (bool, bool, IfIndex) {
+    let has_address = link.global_addresses().next().is_some();
+    (link.up, has_address, link.index)
+}
+
+/// The interfaces that match a pattern, and have no other name in the configuration.
+fn matching<'a>(
+    links: &'a mut [Link],
+    pattern: &'a IfName,
+    names: &'a BTreeSet<IfName>,
+) -> impl Iterator<Item = &'a mut Link> {
+    links.iter_mut().filter(move |link| {
+        pattern.matches(&link.name) && !names.contains(&link.name) && link.matched.is_none()
+    })
 }
 
 impl FromIterator<Link> for Links {
@@ -206,6 +259,39 @@ mod tests {
         for (name, index) in [("net1", Some(3)), ("net0", Some(7)), ("net2", None)] {
             let found = links.by_name(&name.parse().unwrap());
             assert_eq!(found.map(|link| link.index.0), index);
+        }
+    }
+
+    #[test]
+    fn a_pattern_takes_the_newest_interface_that_is_up() {
+        let down = |index, name| Link {
+            up: false,
+            ..link(index, name)
+        };
+        let used = |index, name| Link {
+            addresses: vec!["2001:db8::1".parse().unwrap()],
+            ..link(index, name)
+        };
+        for (links, expected) in [
+            (vec![], None),
+            (vec![link(2, "net0")], None),
+            (vec![link(2, "ppp0"), link(5, "ppp1")], Some("ppp1")),
+            (vec![link(2, "ppp0"), down(5, "ppp1")], Some("ppp0")),
+            (vec![down(2, "ppp0"), down(5, "ppp1")], Some("ppp1")),
+            (vec![used(2, "ppp0"), link(5, "ppp1")], Some("ppp0")),
+            (vec![used(2, "ppp0"), used(5, "ppp1")], Some("ppp1")),
+            // It has a name of its own in the configuration.
+            (vec![link(2, "ppp0"), link(9, "ppp7")], Some("ppp0")),
+        ] {
+            let names = ["ppp*", "ppp7"].map(|name| name.parse().unwrap()).into();
+            let count = links.len();
+            let links = Links::with_patterns(links, &names);
+            let found = links.by_name(&"ppp*".parse().unwrap());
+            assert_eq!(found.map(|link| link.kernel_name().as_str()), expected);
+            assert_eq!(links.iter().count(), count);
+            if let Some(name) = expected {
+                assert_eq!(links.by_name(&name.parse().unwrap()), found);
+            }
         }
     }
 

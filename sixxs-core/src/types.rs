@@ -89,6 +89,27 @@ impl IfName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The beginning of the names that a pattern matches (`ppp` for `ppp*`); `None`: it is a name.
+    #[must_use]
+    pub fn pattern(&self) -> Option<&str> {
+        self.0.strip_suffix('*')
+    }
+
+    /// Whether it is the name of an interface, or a pattern that matches the name.
+    #[must_use]
+    pub fn matches(&self, name: &Self) -> bool {
+        match self.pattern() {
+            Some(start) => name.0.starts_with(start),
+            None => self == name,
+        }
+    }
+
+    /// Whether it has the sign of a pattern.
+    #[must_use]
+    pub fn has_wildcard(&self) -> bool {
+        self.0.contains('*')
+    }
 }
 
 impl fmt::Display for IfName {

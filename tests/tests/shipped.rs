@@ -31,7 +31,7 @@ fn as_it_is_it_asks_for_nothing() -> Result<()> {
 #[test]
 fn with_everything_uncommented_it_is_right() -> Result<()> {
     let config = read(&settings())?;
-    assert_eq!(config.tunnels.len(), 7);
+    assert_eq!(config.tunnels.len(), 8);
     Ok(())
 }
 

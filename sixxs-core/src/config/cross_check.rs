@@ -53,6 +53,14 @@ pub(super) fn check(
             );
         }
     }
+    for uplink in uplinks.iter().filter(|uplink| uplink.value.has_wildcard()) {
+        let message = format!(
+            "expected the name of an interface, found {}: patterns are for [[link]] and [[tunnel]]; leave the key out \
+             for all uplinks",
+            uplink.value
+        );
+        diagnostics.add(&uplink.location, message);
+    }
     let mut names = BTreeSet::new();
     let mut tables = BTreeMap::new();
     for (tunnel, at) in tunnels.iter().zip(locations) {

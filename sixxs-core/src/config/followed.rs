@@ -62,6 +62,8 @@ pub enum NotFollowed {
     NoNetwork(IfName, Vec<IfName>),
     /// One of these interfaces has got the prefix.
     Unclear(Prefix, BTreeSet<IfName>),
+    /// Besides the interface that it has, these match its pattern.
+    Ambiguous(IfName, IfName, Vec<IfName>),
     /// Its prefix overlaps a source of another tunnel.
     Overlap(IfName, Prefix, IfName),
 }
@@ -98,6 +100,12 @@ impl fmt::Display for NotFollowed {
                  (`prefixes = []`) means that an interface has no prefix",
                 names(interfaces)
             ),
+            Self::Ambiguous(tunnel, taken, others) => write!(
+                f,
+                "{tunnel}: its interface is {taken}, but {} also match: the newest that is up and has an address is taken. If they \
+                 are links of their own, write them into the configuration, each with its name",
+                names(others)
+            ),
             Self::Overlap(tunnel, prefix, other) => write!(
                 f,
                 "{tunnel}: its prefix {prefix} overlaps an address or prefix of {other}: packets from it are not \
@@ -123,6 +131,7 @@ impl Followed {
                 .present
                 .insert(tunnel.name.clone(), Present::default());
         }
+        followed.problems.extend(ambiguous(config, observed));
         let mut owners = Owners::of(config);
         followed.find_prefixes(config, observed, &mut owners);
         for tunnel in follow() {
@@ -165,7 +174,7 @@ impl Followed {
                 found.entry(&tunnel.name).or_default().extend(prefixes);
             }
         }
-        // The file says whose these are.
+        // The file names the owners of these.
         let from_interfaces: BTreeSet<_> = found.values().flatten().copied().collect();
         let has_owner = |prefix| {
             let mut known = from_interfaces.iter();
@@ -228,7 +237,7 @@ impl Followed {
         }
     }
 
-    /// Finds the sources that tunnels have lost, and nobody has got since.
+    /// Finds the sources that tunnels have lost, if no tunnel or interface has them since.
     fn find_former(&mut self, config: &Config, observed: &Observed, before: &Self, now: Duration) {
         let on_host = observed.links.iter().flat_map(|link| &link.addresses);
         let own = config.tunnels.iter().flat_map(Tunnel::sources);
@@ -254,6 +263,23 @@ impl Followed {
     pub fn problems(&self) -> &[NotFollowed] {
         &self.problems
     }
+}
+
+/// The tunnels whose patterns match several interfaces.
+fn ambiguous(config: &Config, observed: &Observed) -> impl Iterator<Item = NotFollowed> {
+    config.tunnels.iter().filter_map(|tunnel| {
+        let link = observed.links.by_name(&tunnel.name)?;
+        let is_named = |name: &IfName| config.names().any(|other| other == name);
+        let others = observed.links.also_match(&tunnel.name);
+        let others: Vec<_> = others
+            .map(|other| other.name.clone())
+            .filter(|name| !is_named(name))
+            .collect();
+        (!others.is_empty()).then(|| {
+            let taken = link.kernel_name().clone();
+            NotFollowed::Ambiguous(tunnel.name.clone(), taken, others)
+        })
+    })
 }
 
 /// The prefixes that no other of them contains.
@@ -401,7 +427,7 @@ mod tests {
     use crate::{
         config::parse,
         link::Unusable,
-        routing::{connected::ConnectedRoute, delegations::RejectRoute, routers::Router},
+        routing::{connected::ConnectedRoute, observed::RejectRoute, routers::Router},
         types::{IfIndex, Metric, Mtu, TableId},
     };
 

@@ -83,6 +83,12 @@ impl Config {
         tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
     }
 
+    /// The names of all interfaces in it, patterns too.
+    pub fn names(&self) -> impl Iterator<Item = &IfName> {
+        let tunnels = self.tunnels.iter().map(|tunnel| &tunnel.name);
+        tunnels.chain(self.uplinks.iter().flatten())
+    }
+
     /// Whether a native tunnel has a peer.
     #[must_use]
     pub fn has_peers(&self) -> bool {

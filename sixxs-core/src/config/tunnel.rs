@@ -52,6 +52,7 @@ pub(super) fn read(
     let carrier = kind_fields.carrier();
     let remote = kind_fields.remote_endpoint(&mut fields.diagnostics);
     let kind = kind_fields.check(includes, &mut fields.diagnostics);
+    fields.check_name(kind.as_ref());
     fields.check_addresses();
     fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
@@ -129,6 +130,28 @@ impl Fields {
             gateway: section.ipv6_or_auto("gateway"),
             // Last, because it reports all other keys as unknown.
             diagnostics: section.finish(&[KEYS, kind::KEYS].concat()),
+        }
+    }
+
+    /// A pattern is one name with any end, and other software makes the interface.
+    fn check_name(&mut self, kind: Option<&Kind>) {
+        let Some(Located { value, location }) = self.name.as_set() else {
+            return;
+        };
+        if !value.has_wildcard() {
+            return;
+        }
+        let is_one = |start: &str| !start.is_empty() && !start.contains('*');
+        if !value.pattern().is_some_and(is_one) {
+            let message =
+                format!("expected `*` only at the end of a name, such as \"ppp*\", found {value}");
+            self.diagnostics.add(location, message);
+        } else if !matches!(kind, None | Some(Kind::Interface)) {
+            let message = format!(
+                "expected the name of one interface, found {value}: a pattern is for interfaces that other software \
+                 makes (kind = \"interface\")"
+            );
+            self.diagnostics.add(location, message);
         }
     }
 

@@ -33,7 +33,7 @@ impl fmt::Display for Step {
             }
             Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
             Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),
-            Self::KeepNeighbour(_, Neighbour { interface, address }) => write!(
+            Self::KeepNeighbour(_, interface, Neighbour { address, .. }) => write!(
                 f,
                 "ip -6 neigh replace {address} dev {interface} managed protocol {PROTOCOL}"
             ),
@@ -200,6 +200,7 @@ mod tests {
             (
                 Step::KeepNeighbour(
                     IfIndex(4),
+                    interface.clone(),
                     Neighbour {
                         interface: interface.clone(),
                         address: gateway,

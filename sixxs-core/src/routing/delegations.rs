@@ -10,33 +10,15 @@
 
 use std::collections::BTreeSet;
 
-use super::Observed;
+use super::{Observed, observed::RejectRoute};
 use crate::{
     config::{Config, Kind, PrefixSource, Tunnel},
     link::{Link, is_global},
-    types::{IfIndex, IfName, Prefix},
+    types::{IfName, Prefix},
 };
 
 /// The lengths of prefixes that count as delegated, in bits.
 const DELEGATED_BITS: std::ops::RangeInclusive<u8> = 16..=64;
-
-/// A foreign route that rejects all packets to a prefix: `unreachable`, `blackhole` or `prohibit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RejectRoute {
-    /// Its destination.
-    pub destination: Prefix,
-    /// Whether a DHCP client made it, by its protocol (`RTPROT_DHCP`).
-    pub is_by_dhcp: bool,
-}
-
-/// A foreign default route for packets from one prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceRoute {
-    /// The source prefix.
-    pub source: Prefix,
-    /// The interface by which it leads.
-    pub index: IfIndex,
-}
 
 /// Whose a delegated prefix is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +78,8 @@ fn owner(
     }
 }
 
-/// The interfaces by which a DHCP client may get a prefix: uplinks, and tunnels of which the configuration does not say
-/// which prefixes they have.
+/// The interfaces by which a DHCP client may get a prefix: uplinks, and tunnels whose prefixes the configuration does not
+/// list.
 fn candidates(config: &Config, observed: &Observed) -> BTreeSet<IfName> {
     let tunnel = |name: &IfName| config.tunnels.iter().find(|tunnel| tunnel.name == *name);
     let may_have = |link: &&Link| match (tunnel(&link.name), &config.uplinks) {
@@ -140,7 +122,11 @@ pub fn prefixes_of(observed: &Observed, interface: &Link) -> impl Iterator<Item 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::parse, routing::connected::ConnectedRoute, types::Mtu};
+    use crate::{
+        config::parse,
+        routing::{connected::ConnectedRoute, observed::SourceRoute},
+        types::{IfIndex, Mtu},
+    };
 
     /// One delegation, and whose it is: `net0`, `net1` and `he` are the interfaces.
     struct Case {

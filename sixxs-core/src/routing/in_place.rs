@@ -175,7 +175,7 @@ impl Step {
             Self::AddRoute(route) | Self::ReplaceRoute(route) => {
                 owners.tunnel(route.key.table, route.key.source)
             }
-            Self::KeepNeighbour(_, neighbour) => Some(&neighbour.interface),
+            Self::KeepNeighbour(_, _, neighbour) => Some(&neighbour.interface),
             Self::DeleteRule(_) | Self::DeleteRoute(_) | Self::DeleteNeighbour(..) => None,
         }
     }
@@ -195,7 +195,7 @@ impl Plan {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.key),
             // All tunnels need a rule for every source.
             Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
-            Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
+            Step::KeepNeighbour(_, _, neighbour) => neighbour.interface == tunnel.name,
             Step::SetUp(_, name, _)
             | Step::AddAddress(_, name, _)
             | Step::AddPeerRoute(_, name, _) => *name == tunnel.name,
@@ -417,7 +417,7 @@ mod tests {
             interface: first.name.clone(),
             address: "fe80::1".parse().unwrap(),
         };
-        let step = Step::KeepNeighbour(IfIndex(3), neighbour);
+        let step = Step::KeepNeighbour(IfIndex(3), first.name.clone(), neighbour);
         assert_eq!(step.tunnel(&Owners::of(&config)), Some(&first.name));
         let plan = Plan {
             steps: vec![step.clone()],

@@ -2,13 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::{
-    Rule,
-    connected::ConnectedRoute,
-    delegations::{RejectRoute, SourceRoute},
-    desired::RouteKey,
-    routers::Router,
-};
+use super::{Rule, connected::ConnectedRoute, desired::RouteKey, routers::Router};
 use crate::{
     explain::rules::PolicyRule,
     link::Links,
@@ -51,6 +45,24 @@ impl Observed {
         let route = ConnectedRoute { destination, index };
         self.connected.contains(&route)
     }
+}
+
+/// A foreign route that rejects all packets to a prefix: `unreachable`, `blackhole` or `prohibit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RejectRoute {
+    /// Its destination.
+    pub destination: Prefix,
+    /// Whether a DHCP client made it, by its protocol (`RTPROT_DHCP`).
+    pub is_by_dhcp: bool,
+}
+
+/// A foreign default route for packets from one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceRoute {
+    /// The source prefix.
+    pub source: Prefix,
+    /// The interface by which it leads.
+    pub index: IfIndex,
 }
 
 /// The position of the local table in the order of rules.

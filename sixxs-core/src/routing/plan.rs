@@ -64,7 +64,7 @@ pub enum Step {
     /// Replaces a route of sixxs that has another target.
     ReplaceRoute(Route),
     /// Makes the kernel keep a gateway resolved, on the interface with this index.
-    KeepNeighbour(IfIndex, Neighbour),
+    KeepNeighbour(IfIndex, IfName, Neighbour),
     /// Adds a rule.
     AddRule(Rule),
     /// Removes a rule of sixxs.
@@ -199,7 +199,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
         .extend(old_neighbours.into_iter().filter_map(|neighbour| {
             // The neighbours of a removed interface are gone too.
             let link = observed.links.by_index(neighbour.index)?;
-            Some(Step::DeleteNeighbour(neighbour.clone(), link.name.clone()))
+            Some(Step::DeleteNeighbour(
+                neighbour.clone(),
+                link.kernel_name().clone(),
+            ))
         }));
     plan
 }
@@ -253,8 +256,9 @@ fn keep_neighbour(
         .iter()
         .any(|n| is_it(n) && n.stays_resolved)
     {
+        let name = link.kernel_name().clone();
         plan.steps
-            .push(Step::KeepNeighbour(link.index, wanted.clone()));
+            .push(Step::KeepNeighbour(link.index, name, wanted.clone()));
     }
 }
 
@@ -347,7 +351,7 @@ fn resolve(key: RouteKey, target: &Target, links: &Links) -> Result<Route, Probl
             }
             RouteTarget::Interface(RouteInterface {
                 index: link.index,
-                name,
+                name: link.kernel_name().clone(),
                 gateway: *gateway,
                 // The kernel does not check a route's MTU against that of the interface.
                 mtu: mtu.map(|mtu| mtu.min(link.mtu)),

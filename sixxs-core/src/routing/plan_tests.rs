@@ -448,7 +448,7 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
             }
-            Step::KeepNeighbour(index, neighbour) => {
+            Step::KeepNeighbour(index, _, neighbour) => {
                 let is_it =
                     |n: &ObservedNeighbour| (n.index, n.address) == (*index, neighbour.address);
                 assert!(

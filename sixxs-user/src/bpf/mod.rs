@@ -181,7 +181,7 @@ impl Kernel {
         synced
             .failures
             .extend(unwritten.map(|error| format!("{error:#}")));
-        self.attach_all(wanted, netlink, &mut synced).await?;
+        self.attach_all(wanted, links, netlink, &mut synced).await?;
         let without_xdp = self.attach_xdp(wanted, links, &mut synced.reattached);
         if self.xdp.answering(links) != answering {
             self.tables
@@ -216,10 +216,13 @@ impl Kernel {
     async fn attach_all(
         &mut self,
         wanted: &Enforcement,
+        links: &Links,
         netlink: &Netlink,
         synced: &mut Synced,
     ) -> anyhow::Result<()> {
         for (name, interface) in &wanted.interfaces {
+            let link = links.by_index(interface.index);
+            let kernel_name = link.map_or(name, |link| link.kernel_name());
             for direction in directions(interface) {
                 let point = AttachPoint {
                     index: interface.index,
@@ -230,7 +233,7 @@ impl Kernel {
                     .attachments
                     .ensure(
                         program,
-                        name,
+                        kernel_name,
                         point,
                         wanted.by_filters.contains(name),
                         netlink,

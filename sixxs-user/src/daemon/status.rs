@@ -85,6 +85,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         until: state.until_unix().map(rfc3339),
         endpoint: known.view.endpoint.map(|endpoint| endpoint.to_string()),
         carrier: known.view.carrier.map(api::Carrier::from),
+        interface: link.and_then(|link| link.matched.as_ref().map(ToString::to_string)),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
         prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),

@@ -114,7 +114,7 @@ impl Netlink {
             Step::DeleteRoute(route) => {
                 (RouteNetlinkMessage::DelRoute(delete_message(route)), CHANGE)
             }
-            Step::KeepNeighbour(index, neighbour) => {
+            Step::KeepNeighbour(index, _, neighbour) => {
                 let mut message = neighbour_message(*index, neighbour.address);
                 message.attributes.extend([
                     NeighbourAttribute::Protocol(RouteProtocol::from(PROTOCOL)),

@@ -25,8 +25,8 @@ use rtnetlink::{
 use sixxs_core::{
     routing::{
         connected::{ConnectedRoute, MAX_PAIRS},
-        delegations::{RejectRoute, SourceRoute},
         exits::{LOOPBACK, PIECE_BITS, WideRoute},
+        observed::{RejectRoute, SourceRoute},
         routers::{Preference, Router},
     },
     types::{IfIndex, Metric, PROTOCOL, Prefix, TableId},

@@ -98,6 +98,8 @@ pub struct Scope {
     pub delegations: bool,
     /// Foreign tunnels whose far ends to find out.
     pub foreign_tunnels: BTreeSet<IfName>,
+    /// The names of interfaces in the configuration, if it has a pattern.
+    pub patterns: Option<BTreeSet<IfName>>,
 }
 
 impl Scope {
@@ -122,6 +124,10 @@ impl Scope {
                 let tunnels = config.tunnels.iter();
                 let foreign = tunnels.filter(|t| !t.kind.is_native() && t.remote.is_none());
                 foreign.map(|tunnel| tunnel.name.clone()).collect()
+            },
+            patterns: {
+                let has_pattern = config.names().any(|name| name.pattern().is_some());
+                has_pattern.then(|| config.names().cloned().collect())
             },
         }
     }

@@ -79,7 +79,10 @@ impl Netlink {
             (Vec::new(), Vec::new())
         };
         let connected_is_complete = scope.connected && connected.len() <= MAX_PAIRS;
-        let links: Links = links.into_iter().collect();
+        let links = match &scope.patterns {
+            Some(names) => Links::with_patterns(links, names),
+            None => links.into_iter().collect(),
+        };
         let mut routes = self
             .routes(None, Some(PROTOCOL))
             .await
@@ -226,7 +229,7 @@ impl Netlink {
                     link.unusable
                         .extend(seen.unusable().map(|why| (seen.address, why)));
                 }
-                if foreign_tunnels.contains(&link.name) {
+                if foreign_tunnels.iter().any(|name| name.matches(&link.name)) {
                     link.endpoints = match far_end::kind(&message) {
                         Some(InfoKind::Wireguard) => self.wireguard.endpoints(link.index),
                         _ => far_end::endpoint(&message).into_iter().collect(),
@@ -317,6 +320,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: Mtu(mtu),
         layer: link_layer(header.link_layer_type, mac, &name),
         name,
+        matched: None,
         carrier: header.flags.contains(LinkFlags::LowerUp),
         addresses: Vec::new(),
         unusable: BTreeMap::new(),

@@ -304,7 +304,20 @@ mod tests {
             message[21] = protocol;
             message
         };
+        let reject = |kind: u16, protocol: u8, route: u8| {
+            let mut message = message(kind, 56, protocol);
+            message[23] = route;
+            message
+        };
         for (name, message, expected) in [
+            ("a delegated prefix", reject(RTM_NEWROUTE, 16, 7), true),
+            ("one that goes", reject(RTM_DELROUTE, 4, 6), true),
+            (
+                "a network of a DHCP client",
+                reject(RTM_NEWROUTE, 16, 1),
+                false,
+            ),
+            ("a routing daemon's", reject(RTM_NEWROUTE, 12, 7), false),
             ("a default route", message(RTM_NEWROUTE, 0, 9), true),
             ("half the world", message(RTM_DELROUTE, 1, 9), true),
             ("a piece of it", message(RTM_NEWROUTE, 16, 9), true),
@@ -318,6 +331,11 @@ mod tests {
             assert_eq!(matters(&message), expected, "{name}");
         }
         for (name, message, expected) in [
+            (
+                "a delegated prefix",
+                reject(RTM_NEWROUTE, 16, 7),
+                ForeignRouteChange::Changed,
+            ),
             (
                 "a default route",
                 message(RTM_NEWROUTE, 0, 9),

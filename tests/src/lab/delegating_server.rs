@@ -31,7 +31,7 @@ impl DelegatingServer {
             "interfaces-config": { "interfaces": [interface] },
             "lease-database": { "type": "memfile", "persist": false },
             "server-id": { "type": "EN", "enterprise-id": 0, "identifier": "0102", "persist": false },
-            // Clients renew soon, so that a test sees a changed prefix.
+            // Clients renew soon, so that a changed prefix reaches them during a test.
             "renew-timer": 3,
             "rebind-timer": 5,
             "preferred-lifetime": 300,

@@ -61,6 +61,8 @@ pub struct Tunnel {
     pub carrier: Option<String>,
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub interface: Option<String>,
     pub ifindex: Option<u32>,
     pub addresses: Vec<String>,
     pub prefixes: Vec<String>,

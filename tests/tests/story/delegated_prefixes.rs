@@ -113,8 +113,9 @@ fn address_in_lan(fixture: &Fixture, lan: &Namespace, inside: &str) -> Result<Ip
         let shown = fixture
             .host()
             .sh(&format!("ip -6 -o address show dev {LAN} scope global"))?;
-        let words = shown.split_whitespace().map(str::to_owned);
-        Ok(words.filter(|word| word.starts_with(start)).next())
+        let mut words = shown.split_whitespace();
+        let own = words.find(|word| word.starts_with(start));
+        Ok(own.map(str::to_owned))
     };
     let own = wait::until("the LAN has its prefix", LIMIT, own, Option::is_some)?;
     let own = own.context("an address")?;
@@ -141,7 +142,7 @@ enum Client {
     Networkd(Networkd),
     Dhcpcd(Dhcpcd),
     NetworkManager(NetworkManager),
-    /// OpenWrt's `odhcp6c` has no package in Debian. The routes are those that netifd makes for it.
+    /// OpenWrt's `odhcp6c` has no package in Debian. The test makes the routes that netifd makes for it.
     Netifd,
 }
 
@@ -231,7 +232,7 @@ fn delegation_is_followed(start: fn(&Fixture) -> Result<Client>) -> Result<()> {
     prefix_is_followed(CONFIG, "no delegated prefix is known", start)
 }
 
-/// The same, with a configuration that says whence the prefix comes. Without a prefix, there is this problem.
+/// The same with another configuration. `problem` is reported while there is no prefix.
 fn prefix_is_followed(
     config: &str,
     problem: &str,
@@ -302,7 +303,7 @@ fn dhcpcd() -> Result<()> {
     delegation_is_followed(Client::dhcpcd)
 }
 
-/// It makes no route for the whole prefix (seen with 1.42), so the LAN shows the prefix.
+/// Version 1.42 makes no route for the whole prefix, so the network of the LAN is taken.
 #[test]
 fn network_manager() -> Result<()> {
     let config = CONFIG.replace(AUTO, &format!("prefix_from = \"{LAN}\""));
@@ -318,7 +319,7 @@ fn netifd() -> Result<()> {
     delegation_is_followed(Client::netifd)
 }
 
-/// Both links may have got the prefix, until the configuration or a route says which.
+/// Both links may have got the prefix, until a route or the configuration shows which.
 #[test]
 fn a_prefix_of_one_of_two_links() -> Result<()> {
     let config = CONFIG.replace("prefixes = []", AUTO);

@@ -183,3 +183,93 @@ fn the_gateway_is_followed() -> Result<()> {
     fixture.ensure_outside_answered(tunnel)?;
     Ok(())
 }
+
+/// Names the first tunnel's interface like those that a PPP daemon makes, and gives it its address.
+fn comes_as(fixture: &Fixture, before: &str, name: &str) -> Result<()> {
+    let address = fixture.lab.tunnels()[0].plan.address;
+    let lines = [
+        format!("link set {before} down"),
+        format!("link set {before} name {name}"),
+        format!("link set {name} up"),
+        format!("address add {address}/64 dev {name} nodad"),
+    ];
+    fixture.host().ip(&(lines.join("\n") + "\n"))
+}
+
+variants!(an_interface_with_a_changing_name: pattern(Tun, Auto), pattern_clsact(Tun, Clsact));
+
+fn an_interface_with_a_changing_name(flavour: Flavour, hook: Hook) -> Result<()> {
+    let fixture = Fixture::new(flavour, hook)?;
+    let config = fixture.lab.config("");
+    let followed = config.replacen("name = \"sixxs0\"", "name = \"ppp*\"", 1);
+    let own = format!(
+        "address = \"{}/64\"\n",
+        fixture.lab.tunnels()[0].plan.address
+    );
+    let followed = followed.replacen(&own, "address = \"auto\"\n", 1);
+    fixture.lab.write_config(&followed)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let host = fixture.host();
+    comes_as(&fixture, "sixxs0", "ppp0")?;
+    let daemon = fixture.start()?;
+    let is_there = |name: &'static str| {
+        move |status: &Status| {
+            let tunnel = status.tunnel("ppp*");
+            status.healthy && tunnel.is_whole() && tunnel.interface.as_deref() == Some(name)
+        }
+    };
+    fixture
+        .program
+        .status_until("it is there", is_there("ppp0"))
+        .with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(tunnel)?;
+    let before = fixture.program.status()?.tunnel("ppp*").packets.into;
+    let routes = host.sh("ip -6 route show table 200")?;
+    ensure!(routes.contains("default dev ppp0 "), "{routes}");
+
+    // It comes again under another name, and its counters go on.
+    comes_as(&fixture, "ppp0", "ppp7")?;
+    fixture
+        .program
+        .status_until("it is there again", is_there("ppp7"))?;
+    fixture.ensure_outside_answered(tunnel)?;
+    let after = fixture.program.status()?.tunnel("ppp*").packets.into;
+    ensure!(after > before, "{before}, then {after}");
+    let source = tunnel.plan.address.to_string();
+    let explained = fixture
+        .program
+        .run_ok(&["explain", &source, &OUTSIDE.to_string()])?;
+    ensure!(explained.stdout.contains("leaves by"), "{explained:#?}");
+    for command in [
+        &["doctor"][..],
+        &["check"],
+        &["plan"],
+        &["reload", "--check"],
+    ] {
+        let found = fixture.program.run(command)?;
+        ensure!(found.code == 0, "{found:#?}");
+    }
+    host.sh("ip -6 route flush table 200")?;
+    fixture
+        .program
+        .status_until("its route is repaired", |status| {
+            status.corrections > 0 && status.healthy
+        })?;
+    fixture.ensure_outside_answered(tunnel)?;
+
+    // Another one that matches is reported.
+    host.ip("link add ppp8 type veth peer name far8\nlink set ppp8 up\n")?;
+    let ambiguous = "its interface is ppp7, but ppp8 also match";
+    fixture.program.status_until("two match", |status| {
+        let mut problems = status.problems.iter();
+        problems.any(|problem| problem.contains(ambiguous))
+    })?;
+    host.ip("link del ppp8\n")?;
+    fixture
+        .program
+        .status_until("one is left", is_there("ppp7"))?;
+    fixture.ensure_outside_answered(tunnel)?;
+    fixture.ensure_nothing_lost()?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}

@@ -318,6 +318,39 @@ fn addresses_that_are_followed_stand_alone_and_are_of_other_software() {
 }
 
 #[test]
+fn a_pattern_is_the_beginning_of_a_name() {
+    const NAME: &str = "name = \"sixxs0\"";
+    for (name, expected) in [
+        ("ppp*", None),
+        ("*", Some("only at the end of a name")),
+        ("p*p", Some("only at the end of a name")),
+        ("p**", Some("only at the end of a name")),
+    ] {
+        let found = with(NAME, &format!("name = \"{name}\""));
+        let message = found.err().map(|invalid| invalid.to_string());
+        match (message, expected) {
+            (None, None) => {}
+            (Some(message), Some(expected)) => assert!(message.contains(expected), "{message}"),
+            (message, _) => panic!("{name}: {message:?}"),
+        }
+    }
+    let native = "kind = \"6in4\"\nremote4 = \"198.51.100.1\"";
+    let text = GOOD.replace("kind = \"interface\"", native);
+    let native = parse("f", &text.replace("sixxs0", "ppp*")).unwrap_err();
+    assert!(
+        native
+            .to_string()
+            .contains("a pattern is for interfaces that other software"),
+        "{native}"
+    );
+    let uplink = with("uplinks = [\"net0\"]", "uplinks = [\"ppp*\"]").unwrap_err();
+    assert!(
+        uplink.to_string().contains("patterns are for [[link]]"),
+        "{uplink}"
+    );
+}
+
+#[test]
 fn prefixes_have_one_source() {
     const ADDRESS: &str = "address = \"2001:db8:a::2/64\"";
     let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();

@@ -237,7 +237,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
     if !nix::unistd::geteuid().is_root() {
         return Program::Unknown("only root may read it".to_owned());
     }
-    let seen = bpf::seen_at(netlink, &link.name, link.index, Direction::Egress).await;
+    let seen = bpf::seen_at(netlink, link.kernel_name(), link.index, Direction::Egress).await;
     match seen {
         Err(error) => Program::Unknown(format!("{error:#}")),
         Ok(seen) if seen.iter().all(|seen| !seen.is_ours) => Program::None,

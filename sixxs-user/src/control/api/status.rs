@@ -72,6 +72,9 @@ pub struct Tunnel {
     /// The reasons why it is not healthy, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_reasons: Vec<String>,
+    /// The name of its interface, if the configuration has a pattern for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// The index of its interface.
     pub ifindex: Option<u32>,
     /// Its addresses.

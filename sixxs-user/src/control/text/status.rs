@@ -101,6 +101,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
         line += &format!(", mtu {mtu}");
     }
     push_line(text, &line);
+    if let Some(interface) = &tunnel.interface {
+        push_line(text, &format!("  interface {interface}"));
+    }
     if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
         push_line(text, &format!("  broker    {endpoint} by {carrier}"));
     }
