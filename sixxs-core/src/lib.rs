@@ -9,6 +9,7 @@
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
 //! * [`endpoint`] – the far ends of tunnels
+//! * [`remote`] – hosts by address or by name
 //! * [`link`] – observed network interfaces
 //! * [`routing`] – desired and observed rules and routes, and the plan between them
 //! * [`enforce`] – the desired state of the kernel programs' maps
@@ -47,6 +48,7 @@ pub mod link;
 pub mod outer_traffic;
 pub mod program_poll;
 pub mod reconcile_limiter;
+pub mod remote;
 pub mod routing;
 pub mod secret;
 pub mod table_names;

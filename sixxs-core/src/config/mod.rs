@@ -28,6 +28,7 @@ use std::{path::Path, time::Duration};
 
 use toml::de::DeTable;
 
+pub use crate::remote::{BadRemote, Remote};
 use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
@@ -36,8 +37,8 @@ pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
 pub use follows::Follows;
 use model::RULE_PRIORITY;
 pub use model::{
-    AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,
-    RuleMode, SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
+    AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RemoteEndpoint, RuleMode,
+    SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
