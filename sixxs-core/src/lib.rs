@@ -8,6 +8,7 @@
 //! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
+//! * [`wireguard`] – the configuration of WireGuard interfaces, desired and observed
 //! * [`endpoint`] – the far ends of tunnels
 //! * [`remote`] – hosts by address or by name
 //! * [`link`] – observed network interfaces
@@ -54,4 +55,5 @@ pub mod secret;
 pub mod table_names;
 pub mod tunnel;
 pub mod types;
+pub mod wireguard;
 pub mod xdp_dispatcher;

@@ -5,7 +5,7 @@
 //!
 //! * `follows` – the word `auto`
 //! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
-//! * `tunnel`, `kind`, `account`, `alerting`, `xdp` – check the fields of one section
+//! * `tunnel`, `kind`, `account`, `wireguard`, `alerting`, `xdp` – check the fields of one section
 //! * `cross_check` – checks the properties that tunnels must not share
 //! * `model` – the types of the result
 //!
@@ -22,6 +22,7 @@ mod model;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
+mod wireguard;
 mod xdp;
 
 use std::{path::Path, time::Duration};
@@ -43,6 +44,7 @@ pub use model::{
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;
+pub use wireguard::WireGuard;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},

@@ -14,7 +14,7 @@ use sixxs_common::{
     treatment::OnLeak,
 };
 
-use super::{account::Account, alerting::Alerting, follows::Follows};
+use super::{account::Account, alerting::Alerting, follows::Follows, wireguard::WireGuard};
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},
@@ -111,6 +111,7 @@ impl Config {
     pub fn notes(&self) -> impl Iterator<Item = String> {
         self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
             Kind::Account(account) => account.notes(&tunnel.name),
+            Kind::WireGuard(wireguard) => wireguard.notes(&tunnel.addresses),
             _ => Vec::new(),
         })
     }
@@ -343,7 +344,12 @@ impl Tunnel {
     #[must_use]
     pub fn differs_to_driver(&self, other: &Self, has_programs: bool) -> bool {
         let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
-        self.kind != other.kind
+        let is_other_kind = match (&self.kind, &other.kind) {
+            // Its driver changes the interface without a restart.
+            (Kind::WireGuard(_), Kind::WireGuard(_)) => false,
+            (kind, other) => kind != other,
+        };
+        is_other_kind
             || (self.kind.is_native() && has_other_ends)
             || self.addresses_by_others != other.addresses_by_others
             // The daemon and the programs use the same device.
@@ -379,6 +385,8 @@ pub enum Kind {
     SixInFour(SixInFour),
     /// The daemon: AYIYA.
     Ayiya(Ayiya),
+    /// The daemon makes the interface, and the kernel carries the packets.
+    WireGuard(Box<WireGuard>),
     /// The daemon, with the kind and the parameters from the broker.
     Account(Box<Account>),
 }
@@ -388,7 +396,10 @@ impl Kind {
     /// interface up.
     #[must_use]
     pub const fn is_native(&self) -> bool {
-        matches!(self, Self::SixInFour(_) | Self::Ayiya(_) | Self::Account(_))
+        match self {
+            Self::SixInFour(_) | Self::Ayiya(_) | Self::WireGuard(_) | Self::Account(_) => true,
+            Self::Interface | Self::Command { .. } => false,
+        }
     }
 
     /// The broker to which a tunnel of this kind connects when it starts, as named in the configuration.
@@ -402,19 +413,31 @@ impl Kind {
                 heartbeat: Some(_),
                 ..
             }) => Some(remote4.to_string()),
-            Self::SixInFour(_) | Self::Interface | Self::Command { .. } | Self::Account(_) => None,
+            Self::SixInFour(_)
+            | Self::Interface
+            | Self::Command { .. }
+            | Self::WireGuard(_)
+            | Self::Account(_) => None,
         }
     }
 
-    /// Whether it contains a password.
-    pub(super) const fn has_secrets(&self) -> bool {
+    /// Whether the kernel alone knows the far ends of its outer packets.
+    #[must_use]
+    pub const fn has_endpoints_in_kernel(&self) -> bool {
         matches!(
             self,
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_),
-                ..
-            }) | Self::Ayiya(_)
+            Self::Interface | Self::Command { .. } | Self::WireGuard(_)
         )
+    }
+
+    /// Whether the configuration itself contains a password or a key for it.
+    pub(super) const fn has_secrets(&self) -> bool {
+        match self {
+            Self::SixInFour(outer) => outer.heartbeat.is_some(),
+            Self::Ayiya(_) => true,
+            Self::WireGuard(wireguard) => wireguard.has_keys,
+            Self::Interface | Self::Command { .. } | Self::Account(_) => false,
+        }
     }
 }
 
