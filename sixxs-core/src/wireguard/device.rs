@@ -57,6 +57,21 @@ pub enum Change {
     Peer(PublicKey, PeerChange),
 }
 
+impl Change {
+    /// Whether it changes only the endpoint of a peer.
+    #[must_use]
+    pub fn is_endpoint_alone(&self) -> bool {
+        let Self::Peer(_, change) = self else {
+            return false;
+        };
+        let without = PeerChange {
+            endpoint: None,
+            ..change.clone()
+        };
+        change.endpoint.is_some() && without.is_nothing()
+    }
+}
+
 /// A change of the interface itself: what is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceChange {
@@ -409,6 +424,8 @@ mod tests {
             damage(&mut device);
             let changes = diff(&settings(), &endpoints(), &device);
             assert_eq!(changes, expected, "{name}");
+            let is_endpoint = changes.first().is_some_and(Change::is_endpoint_alone);
+            assert_eq!(is_endpoint, name == "endpoint", "{name}");
             apply(&mut device, &changes);
             assert_eq!(device, configured(), "{name}");
         }

@@ -190,12 +190,11 @@ impl Endpoints {
         set.collect()
     }
 
-    /// Notes that the kernel has the addresses of [`Endpoints::to_set`].
-    pub fn note_set(&mut self, set: &BTreeMap<PublicKey, SocketAddr>) {
-        for (key, address) in set {
-            if let Some(entry) = self.peers.get_mut(key)
-                && entry.address == Some(*address)
-            {
+    /// Notes the addresses that the kernel has: where a peer moves after that, it stays.
+    pub fn note_present(&mut self, device: &Device) {
+        for (key, entry) in &mut self.peers {
+            let present = device.peers.get(key).and_then(|peer| peer.endpoint);
+            if entry.address.is_some() && entry.address == present {
                 entry.news = News::Nothing;
             }
         }
@@ -333,8 +332,9 @@ mod tests {
             set(&endpoints, 1000, &fresh).as_deref(),
             Some("198.51.100.3:1")
         );
-        let all = endpoints.to_set(seconds(1000), &handshakes(&fresh), &fresh);
-        endpoints.note_set(&all);
+        endpoints.note_present(&fresh);
+        assert!(set(&endpoints, 1000, &fresh).is_some(), "the kernel has another one");
+        endpoints.note_present(&device(Some("198.51.100.3:1"), None));
         // It moves after that.
         assert_eq!(set(&endpoints, 1000, &fresh), None);
         endpoints.configure(&settings("198.51.100.3:1", 20));

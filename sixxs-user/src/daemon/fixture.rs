@@ -51,6 +51,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
             endpoint: None,
             carrier: None,
             refused: BTreeMap::new(),
+            wireguard: None,
         },
         account: None,
         echo_health: EchoHealth::Fine,

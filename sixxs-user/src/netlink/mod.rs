@@ -21,7 +21,7 @@ mod rules;
 pub mod sit;
 pub mod tc;
 mod watch;
-mod wireguard;
+pub(crate) mod wireguard;
 mod xdp;
 
 use std::{
@@ -94,8 +94,8 @@ pub struct Scope {
     pub connected: bool,
     /// Whether to read the next hops of default routes.
     pub routers: bool,
-    /// Foreign tunnels whose far ends to find out.
-    pub foreign_tunnels: BTreeSet<IfName>,
+    /// Tunnels of the kernel whose far ends to find out.
+    pub kernel_tunnels: BTreeSet<IfName>,
 }
 
 impl Scope {
@@ -112,10 +112,10 @@ impl Scope {
             // With peers: the kernel may lose its route to one.
             connected: config.direct_connected || config.has_accounts() || config.has_peers(),
             routers: config.tunnels.iter().any(|tunnel| tunnel.follows.gateway),
-            foreign_tunnels: {
+            kernel_tunnels: {
                 let tunnels = config.tunnels.iter();
-                let foreign = tunnels.filter(|t| !t.kind.is_native() && t.remote.is_none());
-                foreign.map(|tunnel| tunnel.name.clone()).collect()
+                let in_kernel = tunnels.filter(|t| t.kind.has_endpoints_in_kernel() && t.remote.is_none());
+                in_kernel.map(|tunnel| tunnel.name.clone()).collect()
             },
         }
     }
