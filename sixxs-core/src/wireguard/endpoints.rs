@@ -333,7 +333,10 @@ mod tests {
             Some("198.51.100.3:1")
         );
         endpoints.note_present(&fresh);
-        assert!(set(&endpoints, 1000, &fresh).is_some(), "the kernel has another one");
+        assert!(
+            set(&endpoints, 1000, &fresh).is_some(),
+            "the kernel has another one"
+        );
         endpoints.note_present(&device(Some("198.51.100.3:1"), None));
         // It moves after that.
         assert_eq!(set(&endpoints, 1000, &fresh), None);

@@ -241,7 +241,10 @@ impl Tunnels {
     /// Passes each driver its tunnel of a new configuration.
     pub(super) fn configure(&self, config: &Config) {
         for tunnel in &config.tunnels {
-            let driver = self.0.get(&tunnel.name).and_then(|known| known.driver.as_ref());
+            let driver = self
+                .0
+                .get(&tunnel.name)
+                .and_then(|known| known.driver.as_ref());
             if let Some(driver) = driver {
                 driver.configure(tunnel);
             }
@@ -250,7 +253,10 @@ impl Tunnels {
 
     /// What the drivers have restored since the last call.
     pub(super) fn take_restored(&self) -> Vec<(IfName, String)> {
-        let drivers = self.0.iter().filter_map(|(name, tunnel)| Some((name, tunnel.driver.as_ref()?)));
+        let drivers = self
+            .0
+            .iter()
+            .filter_map(|(name, tunnel)| Some((name, tunnel.driver.as_ref()?)));
         let restored = drivers.flat_map(|(name, driver)| {
             let restored = driver.take_restored().into_iter();
             restored.map(|what| (name.clone(), what))

@@ -114,7 +114,8 @@ impl Scope {
             routers: config.tunnels.iter().any(|tunnel| tunnel.follows.gateway),
             kernel_tunnels: {
                 let tunnels = config.tunnels.iter();
-                let in_kernel = tunnels.filter(|t| t.kind.has_endpoints_in_kernel() && t.remote.is_none());
+                let in_kernel =
+                    tunnels.filter(|t| t.kind.has_endpoints_in_kernel() && t.remote.is_none());
                 in_kernel.map(|tunnel| tunnel.name.clone()).collect()
             },
         }

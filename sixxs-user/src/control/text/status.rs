@@ -6,7 +6,7 @@ use super::{
     lines::push_line,
     numbers::{counted, duration, short_time, size},
 };
-use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, Xdp};
+use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, WireGuard, Xdp};
 
 /// Width of the terminal in columns.
 const WIDTH: usize = 80;
@@ -104,6 +104,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
         push_line(text, &format!("  broker    {endpoint} by {carrier}"));
     }
+    if let (Some(endpoint), Some(_)) = (&tunnel.endpoint, &tunnel.wireguard) {
+        push_line(text, &format!("  far end   {endpoint}"));
+    }
     if let (None, Some(outer)) = (&tunnel.endpoint, &tunnel.outer) {
         let more = outer.endpoints.len().saturating_sub(1);
         let more = match more {
@@ -112,6 +115,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
         };
         let first = outer.endpoints.first().map_or("", String::as_str);
         push_line(text, &format!("  far end   {first}{more}"));
+    }
+    if let Some(wireguard) = &tunnel.wireguard {
+        push_line(text, &format!("  handshake {}", handshake(wireguard)));
     }
     if let Some(reason) = &tunnel.reason {
         push_line(text, &format!("  {reason}"));
@@ -134,6 +140,21 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
             tunnel.program
         ),
     );
+}
+
+/// The latest handshake, and how many peers have had one.
+fn handshake(wireguard: &WireGuard) -> String {
+    let latest = match wireguard.latest_handshake_seconds_ago {
+        Some(seconds) => format!("{} ago", duration(seconds)),
+        None => "none yet".to_owned(),
+    };
+    let peers = wireguard.peers.iter();
+    let known = peers.filter(|peer| peer.latest_handshake_seconds_ago.is_some());
+    match (known.count(), wireguard.peers.len()) {
+        (_, 0) => "no peers".to_owned(),
+        (_, 1) => latest,
+        (known, all) => format!("{latest} ({known} of {all} peers)"),
+    }
 }
 
 /// Packets, and echo requests with their replies.

@@ -160,10 +160,7 @@ impl NativeTunnel {
             (LinkByName::OurTun(_), _) => {
                 Device::create(name, fd_store.take(name, Descriptor::Device))?
             }
-            (
-                LinkByName::Nothing | LinkByName::OurSit(_) | LinkByName::OurWireGuard(_),
-                _,
-            ) => {
+            (LinkByName::Nothing | LinkByName::OurSit(_) | LinkByName::OurWireGuard(_), _) => {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
                 netlink.mark(device.index()).await?;

@@ -32,7 +32,11 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    Order, io_thread::Shared, remover::Remover, resolve::resolve_name, run::{interface_lost, is_lost},
+    Order,
+    io_thread::Shared,
+    remover::Remover,
+    resolve::resolve_name,
+    run::{interface_lost, is_lost},
 };
 use crate::{
     driver::{
@@ -286,7 +290,10 @@ impl Keeper {
         }
         known.socket.apply(known.index, &changes)?;
         for (peer, endpoint) in &endpoints {
-            info!("{}: the endpoint of peer {peer} is now {endpoint}", self.name);
+            info!(
+                "{}: the endpoint of peer {peer} is now {endpoint}",
+                self.name
+            );
         }
         if known.is_configured {
             self.note_restored(&changes);

@@ -167,7 +167,9 @@ fn encode_peer_change(index: IfIndex, key: &PublicKey, change: &PeerChange) -> V
         put_allowed_ips(message, first);
     });
     let more = others.chunks(PREFIXES_PER_MESSAGE).map(|chunk| {
-        encode_peer(index, key, peer::UPDATE_ONLY, |message| put_allowed_ips(message, chunk))
+        encode_peer(index, key, peer::UPDATE_ONLY, |message| {
+            put_allowed_ips(message, chunk)
+        })
     });
     [message].into_iter().chain(more).collect()
 }
@@ -242,7 +244,9 @@ fn read_allowed_ip(attributes: &[u8]) -> Option<AllowedIp> {
             allowed_ip::ADDRESS => {
                 let value = part.value();
                 let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
-                address = v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok();
+                address = v4
+                    .or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))
+                    .ok();
             }
             allowed_ip::BITS => bits = part.value().first().copied(),
             _ => {}
@@ -270,7 +274,8 @@ fn time(value: &[u8]) -> Option<Duration> {
     let nanoseconds = i64::from_ne_bytes(*value.get(8..)?.first_chunk()?);
     let seconds = u64::try_from(seconds).ok()?;
     let nanoseconds = u32::try_from(nanoseconds).ok()?;
-    let time = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()))?;
+    let time =
+        Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()))?;
     (!time.is_zero()).then_some(time)
 }
 

@@ -31,7 +31,9 @@ impl Netlink {
         match self.link_by_name(name).await? {
             LinkByName::OurWireGuard(index) => return Ok(index),
             // The tunnel was of another kind before.
-            LinkByName::OurTun(index) | LinkByName::OurSit(index) => self.delete_link(index).await?,
+            LinkByName::OurTun(index) | LinkByName::OurSit(index) => {
+                self.delete_link(index).await?
+            }
             LinkByName::Foreign => return Err(NoWireGuard::Foreign),
             LinkByName::Nothing => {}
         }
