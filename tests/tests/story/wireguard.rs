@@ -13,7 +13,7 @@ use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::status::Status;
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::wait;
+use sixxs_tests::{shell, wait};
 
 use crate::fixture::Fixture;
 
@@ -183,6 +183,7 @@ fn a_restart_loses_nothing() -> Result<()> {
             wait_for_answers(stream, 30)?;
         }
         daemon = fixture.start()?;
+        println!("ready after {:?}", daemon.ready_after());
         wait_for_handshakes(&fixture)?;
     }
     let after = fixture.program.status()?;
@@ -223,7 +224,8 @@ fn what_others_change_is_put_back() -> Result<()> {
         format!("ip link delete {name}"),
     ] {
         let before = fixture.program.status()?;
-        fixture.host().sh(&damage)?;
+        let mut shell = fixture.host().command("sh");
+        shell::capture(shell.args(["-c", &damage]))?;
         wait::until(
             &format!("{damage}: it is put back"),
             REPAIRED,
