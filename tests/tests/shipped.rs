@@ -23,7 +23,7 @@ fn read(text: &str) -> Result<Config> {
     let files = |path: &str| {
         let text = match path {
             "/etc/wireguard/wg1.conf" => &quick,
-            "/etc/sixxs/wg2.key" => key,
+            "/etc/sixxs/wg3.key" => key,
             _ => account,
         };
         Ok(text.as_bytes().to_vec().into())
@@ -40,7 +40,7 @@ fn as_it_is_it_asks_for_nothing() -> Result<()> {
 #[test]
 fn with_everything_uncommented_it_is_right() -> Result<()> {
     let config = read(&settings())?;
-    assert_eq!(config.tunnels.len(), 9);
+    assert_eq!(config.tunnels.len(), 10);
     Ok(())
 }
 
