@@ -103,8 +103,10 @@ impl Eq for SecretKey {}
 fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_BYTES]>, BadKey> {
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     let decoded = Base64::decode(text, &mut *bytes).map_err(|_| BadKey)?;
-    let key = decoded.try_into().map_err(|_| BadKey)?;
-    Ok(Zeroizing::new(key))
+    match decoded.len() {
+        KEY_BYTES => Ok(bytes),
+        _ => Err(BadKey),
+    }
 }
 
 #[cfg(test)]

@@ -38,3 +38,62 @@ impl MetricsSnapshot {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        control::api::{Status, WireGuard, WireGuardPeer},
+        metrics::{MetricsSnapshot, repair_times},
+    };
+
+    #[test]
+    fn a_peer_has_its_handshake_and_its_endpoint() {
+        let mut tunnel = serde_json::json!({"name": "wg0", "kind": "wireguard", "state": "up",
+            "addresses": [], "prefixes": [], "ifindex": 7, "table": 200, "mtu": 1420,
+            "routing": "in_place", "program": "attached",
+            "packets": {"in": 0, "out": 0}, "bytes": {"in": 0, "out": 0},
+            "echo": {"requests_in": 0, "replies_out": 0, "requests_out": 0, "replies_in": 0,
+                "last_request_in_seconds_ago": null, "last_reply_out_seconds_ago": null},
+            "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}, "strays": 0});
+        tunnel["wireguard"] = serde_json::to_value(WireGuard {
+            peers: vec![
+                WireGuardPeer {
+                    public_key: "A=".to_owned(),
+                    endpoint: Some("[2001:db8::2]:1".to_owned()),
+                    latest_handshake_seconds_ago: Some(60.0),
+                    keepalive_seconds: None,
+                },
+                WireGuardPeer {
+                    public_key: "B=".to_owned(),
+                    ..WireGuardPeer::default()
+                },
+            ],
+            ..WireGuard::default()
+        })
+        .unwrap();
+        let text = MetricsSnapshot {
+            status: Status {
+                healthy: true,
+                corrections: 0,
+                tunnels: vec![serde_json::from_value(tunnel).unwrap()],
+                uplinks: Vec::new(),
+                brokers: Vec::new(),
+                problems: Vec::new(),
+            },
+            tunnels: Vec::new(),
+            lost_events: 0,
+            repairs: repair_times(),
+            hooks_dropped: Vec::new(),
+            unix_seconds: 1e9,
+        }
+        .write()
+        .unwrap();
+        for line in [
+            "sixxs_wireguard_latest_handshake_timestamp_seconds{tunnel=\"wg0\",peer=\"A=\"} 999999940.0\n",
+            "sixxs_wireguard_endpoint{tunnel=\"wg0\",peer=\"A=\",endpoint=\"[2001:db8::2]:1\"} 1.0\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!text.contains("peer=\"B=\""), "{text}");
+    }
+}

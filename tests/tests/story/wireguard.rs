@@ -327,6 +327,17 @@ fn a_foreign_interface_stays_as_it_is() -> Result<()> {
     fixture.program.run_ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     assert_eq!(configuration(&fixture, name)?, before);
+    // As soon as it is gone, the daemon makes its own.
+    let daemon = fixture.start()?;
+    fixture
+        .program
+        .status_until("it is reported again", |status| {
+            status.tunnel(name).state == "failed"
+        })?;
+    first.delete()?;
+    wait_for_handshakes(&fixture).with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(first)?;
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
@@ -392,6 +403,14 @@ fn a_name_that_moves() -> Result<()> {
     wait_for_answers(&stream, 30)?;
     let pings = stream.stop()?;
     ensure!(pings.all_answered(), "{pings:?}");
+    // The programs know the new endpoint: they count its packets, and keep them out of the tunnel.
+    let expected = format!("[{}]:51820", first.plan.remote6);
+    wait::until(
+        "the programs know the new endpoint",
+        REPAIRED,
+        || Ok(fixture.program.json(&["status"])?.1),
+        |printed| printed[0]["tunnels"][0]["outer"]["endpoints"][0] == expected.as_str(),
+    )?;
     // The name that was missing is there now.
     fixture
         .program

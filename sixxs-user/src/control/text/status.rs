@@ -325,6 +325,7 @@ fn refused(refused: &BTreeMap<String, u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::api::WireGuardPeer;
 
     #[test]
     fn one_correction_is_singular() {
@@ -335,6 +336,28 @@ mod tests {
         };
         assert_eq!(shown(0), "all tunnels healthy, 0 corrections\n");
         assert_eq!(shown(1), "all tunnels healthy, 1 correction\n");
+    }
+
+    #[test]
+    fn handshakes_of_some_peers() {
+        let shown = |latest: Option<f64>, peers: &[Option<f64>]| {
+            let peer = |ago: &Option<f64>| WireGuardPeer {
+                latest_handshake_seconds_ago: *ago,
+                ..WireGuardPeer::default()
+            };
+            handshake(&WireGuard {
+                latest_handshake_seconds_ago: latest,
+                peers: peers.iter().map(peer).collect(),
+                ..WireGuard::default()
+            })
+        };
+        assert_eq!(shown(None, &[]), "no peers");
+        assert_eq!(shown(None, &[None]), "none yet");
+        assert_eq!(shown(Some(7.0), &[Some(7.0)]), "7.0 s ago");
+        assert_eq!(
+            shown(Some(7.0), &[Some(7.0), None]),
+            "7.0 s ago (1 of 2 peers)"
+        );
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl Keeper {
                 Err(error) => {
                     let state = DriverState::Retrying(format!("{error:#}"));
                     self.status.set(state);
-                    sleep(backoff.after_failure()).await;
+                    self.wait_to_retry(backoff.after_failure()).await;
                     continue;
                 }
             };
@@ -243,6 +243,14 @@ impl Keeper {
             }
             // Another program that removed it may remove the next one too.
             sleep(remake.next(made.elapsed())).await;
+        }
+    }
+
+    /// Waits, at most until the name belongs to another interface, or to none.
+    async fn wait_to_retry(&mut self, pause: Duration) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            Ok(()) = self.observed.changed() => {}
         }
     }
 
