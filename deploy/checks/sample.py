@@ -112,6 +112,11 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
     yield "sixxs_tunnel_leaks", "counter", "Leaks of the tunnel's sources.", leaks()
     yield "sixxs_tunnel_state", "gauge", "Its state.", states()
     yield "sixxs_tunnel_health", "gauge", "Its health.", health()
+    peers = ({"tunnel": "wg0", "peer": "EubuXzSuUq4meOpuMWC+CK+4/ZQaZZ7e8AjGCv/8p3Q="},)
+    handshake = "sixxs_wireguard_latest_handshake_timestamp_seconds"
+    yield handshake, "gauge", "The latest handshake.", iter((labels, now - 60) for labels in peers)
+    endpoint = {"endpoint": "198.51.100.2:51820"}
+    yield "sixxs_wireguard_endpoint", "gauge", "The endpoint.", iter((labels | endpoint, 1) for labels in peers)
     yield "sixxs_tunnel_routing_in_place", "gauge", "Whether rules and routes are there.", tunnels(1, host.well)
     refused = iter([({"tunnel": "sixxs1", "reason": "signature"}, trouble)])
     yield "sixxs_tunnel_refused", "counter", "What was not let in.", refused

@@ -5,7 +5,7 @@
 //! (`tests/tests/fuzz_corpus.rs`). `super::broker` are the lab's brokers, which share no code with the
 //! program: each side has to accept valid bytes of the other.
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv6Addr, time::Duration};
 
 use sixxs_common::{
     address::Address,
@@ -26,6 +26,7 @@ use sixxs_core::{
     },
     config,
     secret::Secret,
+    wireguard::{Device, diff, quick_file},
 };
 
 use super::broker;
@@ -39,7 +40,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "ayiya",
         body: ayiya,
@@ -71,6 +72,10 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "outer",
         body: outer,
+    },
+    Target {
+        name: "wg_quick",
+        body: wg_quick,
     },
 ];
 
@@ -237,6 +242,25 @@ pub fn aiccu_conf(bytes: &[u8]) {
             }
             let shown = format!("{aiccu:?}");
             assert!(shown.contains("(secret)"));
+        }
+        Err(invalid) => assert!(!invalid.to_string().is_empty()),
+    }
+}
+
+/// A file of wg-quick. No message shows a key, unless it is a public one.
+pub fn wg_quick(bytes: &[u8]) {
+    match quick_file::parse("wg0.conf", bytes) {
+        Ok(file) => {
+            for note in &file.notes {
+                assert!(note.line >= 1 && !note.text.is_empty());
+            }
+            assert!(format!("{file:?}").contains("(secret)"));
+            let configured = Device {
+                private_key: Some(file.settings.private_key.clone()),
+                ..Device::default()
+            };
+            let changes = diff(&file.settings, &BTreeMap::new(), &configured);
+            assert!(changes.len() <= file.settings.peers.len() + 1);
         }
         Err(invalid) => assert!(!invalid.to_string().is_empty()),
     }

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     broker::tic::Server,
-    diagnostics::{Diagnostics, Invalid, Location},
+    diagnostics::{Diagnostics, Invalid, Location, Note},
     secret::Secret,
     types::IfName,
 };
@@ -54,21 +54,6 @@ pub struct Aiccu {
     pub noconfigure: bool,
     /// Notes for the user, in the order of the file.
     pub notes: Vec<Note>,
-}
-
-/// A note about an entry in the file that has no effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// The line, counted from 1.
-    pub line: usize,
-    /// The entry, and the reason.
-    pub text: String,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.text)
-    }
 }
 
 /// The default TIC server. It no longer answers, so the file has to name another one. With an old file, the

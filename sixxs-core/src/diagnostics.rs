@@ -35,6 +35,21 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// A note about an entry in the file that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The entry, and the reason.
+    pub text: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.text)
+    }
+}
+
 /// Collects the faults of a file.
 #[derive(Debug, Default)]
 pub struct Diagnostics {

@@ -18,6 +18,7 @@ use crate::{
     link::{Link, Unusable},
     tunnel::State,
     types::{IfName, Mtu, RulePriority},
+    wireguard::handshakes::Unanswered,
 };
 
 mod reason;
@@ -88,6 +89,8 @@ pub struct Facts<'a> {
     pub unanswered_in_a_row: u64,
     /// The result of echo pairing over a longer time.
     pub echo_health: EchoHealth,
+    /// A peer of WireGuard that does not answer, if no other peer does.
+    pub unanswered_peer: Option<Unanswered>,
 }
 
 /// The effect of a foreign rule on the packets of a tunnel.
@@ -179,6 +182,7 @@ impl Health {
             reasons.extend(facts.shadow.cloned().map(Reason::Shadowed));
             reasons.extend(facts.leaks.map(Reason::Leaking));
             reasons.extend(silence(facts));
+            reasons.extend(facts.unanswered_peer.map(Reason::PeerSilent));
         } else {
             reasons.push(Reason::NotUp(facts.state.clone()));
         }

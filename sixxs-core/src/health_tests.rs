@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     link::Candidate,
     types::{IfIndex, Mtu},
+    wireguard::PublicKey,
 };
 
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2);
@@ -29,7 +30,26 @@ fn good(link: &Link) -> Facts<'_> {
         leaks: None,
         unanswered_in_a_row: 0,
         echo_health: EchoHealth::Fine,
+        unanswered_peer: None,
     }
+}
+
+#[test]
+fn a_peer_of_wireguard_that_does_not_answer_is_a_failure() {
+    let link = good_link();
+    let facts = Facts {
+        unanswered_peer: Some(Unanswered {
+            peer: PublicKey::new([1; 32]),
+            endpoint: Some("198.51.100.2:51820".parse().unwrap()),
+            age: Some(Duration::from_secs(226)),
+        }),
+        ..good(&link)
+    };
+    assert_eq!(
+        judged(&facts),
+        "failing; its peer AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE= at 198.51.100.2:51820 does not answer: the \
+         latest handshake was 226 s ago; look at its endpoint, the keys of both ends, and firewalls"
+    );
 }
 
 /// The level and all sentences, in one line.

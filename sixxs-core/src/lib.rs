@@ -8,7 +8,9 @@
 //! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
+//! * [`wireguard`] – the configuration of WireGuard interfaces, desired and observed
 //! * [`endpoint`] – the far ends of tunnels
+//! * [`remote`] – hosts by address or by name
 //! * [`link`] – observed network interfaces
 //! * [`routing`] – desired and observed rules and routes, and the plan between them
 //! * [`enforce`] – the desired state of the kernel programs' maps
@@ -47,9 +49,11 @@ pub mod link;
 pub mod outer_traffic;
 pub mod program_poll;
 pub mod reconcile_limiter;
+pub mod remote;
 pub mod routing;
 pub mod secret;
 pub mod table_names;
 pub mod tunnel;
 pub mod types;
+pub mod wireguard;
 pub mod xdp_dispatcher;

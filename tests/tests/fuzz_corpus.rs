@@ -89,6 +89,11 @@ fn aiccu_conf() -> Result<()> {
 }
 
 #[test]
+fn wg_quick() -> Result<()> {
+    replay("wg_quick")
+}
+
+#[test]
 fn config() -> Result<()> {
     replay("config")
 }

@@ -18,7 +18,16 @@ fn settings() -> String {
 fn read(text: &str) -> Result<Config> {
     let account = "username A-SIXXS\npassword secret\ntunnel_id T1\nserver tic.example.net\n\
                    protocol tic\nipv6_interface sixxs0\n";
-    let files = |_: &str| Ok(account.as_bytes().to_vec().into());
+    let key = "6JE6zdqFNHGENX7+MQVWfqS7VmpKmjrYbKXpisHRElA=";
+    let quick = format!("[Interface]\nPrivateKey = {key}\nAddress = 2001:db8:6::2/64\n");
+    let files = |path: &str| {
+        let text = match path {
+            "/etc/wireguard/wg1.conf" => &quick,
+            "/etc/sixxs/wg3.key" => key,
+            _ => account,
+        };
+        Ok(text.as_bytes().to_vec().into())
+    };
     config::parse_with("sixxs.toml", text, &files).context("read the configuration")
 }
 
@@ -31,7 +40,7 @@ fn as_it_is_it_asks_for_nothing() -> Result<()> {
 #[test]
 fn with_everything_uncommented_it_is_right() -> Result<()> {
     let config = read(&settings())?;
-    assert_eq!(config.tunnels.len(), 8);
+    assert_eq!(config.tunnels.len(), 11);
     Ok(())
 }
 

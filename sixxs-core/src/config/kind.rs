@@ -11,10 +11,11 @@ use super::{
     UnknownValue,
     account::{self, Includes, Tls},
     section::{Field, Located, Section},
+    wireguard,
 };
 use crate::{
     broker::heartbeat_schedule::{DEFAULT_INTERVAL, INTERVAL_SECONDS},
-    diagnostics::Diagnostics,
+    diagnostics::{Diagnostics, Location},
     secret::Secret,
 };
 
@@ -25,10 +26,12 @@ enum Name {
     SixInFour,
     Heartbeat,
     Ayiya,
+    WireGuard,
 }
 
 /// The accepted values of `kind`, for messages.
-const NAMES: &str = "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\" or \"ayiya\"";
+const NAMES: &str =
+    "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\", \"ayiya\" or \"wireguard\"";
 
 impl FromStr for Name {
     type Err = UnknownValue;
@@ -40,12 +43,13 @@ impl FromStr for Name {
             "6in4" => Self::SixInFour,
             "6in4-heartbeat" => Self::Heartbeat,
             "ayiya" => Self::Ayiya,
+            "wireguard" => Self::WireGuard,
             _ => return Err(UnknownValue("no such kind")),
         })
     }
 }
 
-/// `kind`, and the keys that only some kinds have.
+/// `kind`, and the keys that only some kinds have, except those of WireGuard.
 pub(super) const KEYS: &[&str] = &[
     "kind",
     "up",
@@ -98,6 +102,7 @@ pub(super) struct Fields {
     tls_ca: Field<String>,
     tls_verify: Field<bool>,
     carrier: Field<CarrierChoice>,
+    wireguard: wireguard::Fields,
 }
 
 impl Fields {
@@ -118,6 +123,7 @@ impl Fields {
             tls_ca: section.parsed("tls_ca", "the path of a certificate"),
             tls_verify: section.boolean("tls_verify"),
             carrier: section.parsed("carrier", CARRIERS),
+            wireguard: wireguard::Fields::take(section),
         }
     }
 
@@ -129,6 +135,11 @@ impl Fields {
     /// The carrier, if there is a valid one.
     pub(super) fn carrier(&self) -> Option<CarrierChoice> {
         self.carrier.as_set().map(|carrier| carrier.value)
+    }
+
+    /// Where the file of WireGuard is named.
+    pub(super) fn wireguard_file(&self) -> Option<Location> {
+        self.wireguard.file_location()
     }
 
     /// The far end of a tunnel that other software creates, if the section has a valid one.
@@ -188,6 +199,10 @@ impl Fields {
             Name::SixInFour => self.six_in_four(line, diagnostics),
             Name::Heartbeat => self.heartbeat(line, diagnostics),
             Name::Ayiya => self.ayiya(line, diagnostics),
+            Name::WireGuard => {
+                let wireguard = self.wireguard.check(line, includes, diagnostics)?;
+                Some(Kind::WireGuard(Box::new(wireguard)))
+            }
         }
     }
 
@@ -201,6 +216,7 @@ impl Fields {
             let message = "expected no kind together with aiccu: the broker provides it";
             diagnostics.add(&kind.location, message);
         }
+        self.refuse_wireguard(diagnostics);
         let tls = Tls {
             ca: self.tls_ca.as_set().map(|ca| includes.path(&ca.value)),
             verify: self.tls_verify.as_set().is_none_or(|verify| verify.value),
@@ -327,6 +343,17 @@ impl Fields {
             {
                 diagnostics.add(location, format!("expected only with {expected}"));
             }
+        }
+        if kind != Name::WireGuard {
+            self.refuse_wireguard(diagnostics);
+        }
+    }
+}
+
+impl Fields {
+    fn refuse_wireguard(&self, diagnostics: &mut Diagnostics) {
+        for location in self.wireguard.locations() {
+            diagnostics.add(location, "expected only with kind = \"wireguard\"");
         }
     }
 }

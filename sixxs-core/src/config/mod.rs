@@ -5,7 +5,7 @@
 //!
 //! * `follows` – the word `auto`
 //! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
-//! * `tunnel`, `kind`, `account`, `alerting`, `xdp` – check the fields of one section
+//! * `tunnel`, `kind`, `account`, `wireguard`, `alerting`, `xdp` – check the fields of one section
 //! * `cross_check` – checks the properties that tunnels must not share
 //! * `model` – the types of the result
 //!
@@ -22,12 +22,14 @@ mod model;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
+mod wireguard;
 mod xdp;
 
 use std::{path::Path, time::Duration};
 
 use toml::de::DeTable;
 
+pub use crate::remote::{BadRemote, Remote};
 use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
@@ -36,12 +38,13 @@ pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
 pub use follows::{Follows, PrefixSource};
 use model::RULE_PRIORITY;
 pub use model::{
-    AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,
-    RuleMode, SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
+    AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RemoteEndpoint, RuleMode,
+    SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;
+pub use wireguard::WireGuard;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},

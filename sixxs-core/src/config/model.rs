@@ -14,12 +14,13 @@ use sixxs_common::{
     treatment::OnLeak,
 };
 
-use super::{account::Account, alerting::Alerting, follows::Follows};
+use super::{account::Account, alerting::Alerting, follows::Follows, wireguard::WireGuard};
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},
     endpoint::Endpoint,
     host::HostName,
+    remote::Remote,
     secret::Secret,
     types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
 };
@@ -116,6 +117,7 @@ impl Config {
     pub fn notes(&self) -> impl Iterator<Item = String> {
         self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
             Kind::Account(account) => account.notes(&tunnel.name),
+            Kind::WireGuard(wireguard) => wireguard.notes(&tunnel.addresses),
             _ => Vec::new(),
         })
     }
@@ -348,7 +350,12 @@ impl Tunnel {
     #[must_use]
     pub fn differs_to_driver(&self, other: &Self, has_programs: bool) -> bool {
         let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
-        self.kind != other.kind
+        let is_other_kind = match (&self.kind, &other.kind) {
+            // Its driver changes the interface without a restart.
+            (Kind::WireGuard(_), Kind::WireGuard(_)) => false,
+            (kind, other) => kind != other,
+        };
+        is_other_kind
             || (self.kind.is_native() && has_other_ends)
             || self.addresses_by_others != other.addresses_by_others
             // The daemon and the programs use the same device.
@@ -384,6 +391,8 @@ pub enum Kind {
     SixInFour(SixInFour),
     /// The daemon: AYIYA.
     Ayiya(Ayiya),
+    /// The daemon makes the interface, and the kernel carries the packets.
+    WireGuard(Box<WireGuard>),
     /// The daemon, with the kind and the parameters from the broker.
     Account(Box<Account>),
 }
@@ -393,7 +402,10 @@ impl Kind {
     /// interface up.
     #[must_use]
     pub const fn is_native(&self) -> bool {
-        matches!(self, Self::SixInFour(_) | Self::Ayiya(_) | Self::Account(_))
+        match self {
+            Self::SixInFour(_) | Self::Ayiya(_) | Self::WireGuard(_) | Self::Account(_) => true,
+            Self::Interface | Self::Command { .. } => false,
+        }
     }
 
     /// The broker to which a tunnel of this kind connects when it starts, as named in the configuration.
@@ -407,19 +419,31 @@ impl Kind {
                 heartbeat: Some(_),
                 ..
             }) => Some(remote4.to_string()),
-            Self::SixInFour(_) | Self::Interface | Self::Command { .. } | Self::Account(_) => None,
+            Self::SixInFour(_)
+            | Self::Interface
+            | Self::Command { .. }
+            | Self::WireGuard(_)
+            | Self::Account(_) => None,
         }
     }
 
-    /// Whether it contains a password.
-    pub(super) const fn has_secrets(&self) -> bool {
+    /// Whether the kernel alone knows the far ends of its outer packets.
+    #[must_use]
+    pub const fn has_endpoints_in_kernel(&self) -> bool {
         matches!(
             self,
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_),
-                ..
-            }) | Self::Ayiya(_)
+            Self::Interface | Self::Command { .. } | Self::WireGuard(_)
         )
+    }
+
+    /// Whether the configuration itself contains a password or a key for it.
+    pub(super) const fn has_secrets(&self) -> bool {
+        match self {
+            Self::SixInFour(outer) => outer.heartbeat.is_some(),
+            Self::Ayiya(_) => true,
+            Self::WireGuard(wireguard) => wireguard.has_keys,
+            Self::Interface | Self::Command { .. } | Self::Account(_) => false,
+        }
     }
 }
 
@@ -452,79 +476,4 @@ pub struct Ayiya {
     pub remote: Remote,
     /// The password, and the time between heartbeats.
     pub heartbeat: Heartbeat,
-}
-
-/// A host by address or by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remote {
-    /// Its address.
-    Address(IpAddr),
-    /// Its name, which is resolved when it is needed.
-    Name(String),
-}
-
-impl fmt::Display for Remote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// The text is neither an address nor a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither an IP address nor a host name")]
-pub struct BadRemote;
-
-impl FromStr for Remote {
-    type Err = BadRemote;
-
-    fn from_str(text: &str) -> Result<Self, BadRemote> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        };
-        let name = text.strip_suffix('.').unwrap_or(text);
-        // A name of only digits and dots is an invalid IPv4 address.
-        let has_letter = name.bytes().any(|byte| byte.is_ascii_alphabetic());
-        if name.len() <= 253 && has_letter && name.split('.').all(is_label) {
-            Ok(Self::Name(text.to_owned()))
-        } else {
-            Err(BadRemote)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remotes() {
-        for good in ["pop.example.net", "pop-1.example.net.", "a", "3com.example"] {
-            assert_eq!(good.parse(), Ok(Remote::Name(good.to_owned())), "{good}");
-        }
-        for good in ["192.0.2.1", "2001:db8::1"] {
-            assert_eq!(good.parse(), Ok(Remote::Address(good.parse().unwrap())));
-        }
-        for bad in [
-            "",
-            "192.0.2",
-            "192.0.2.256",
-            "a b",
-            "a..b",
-            ".",
-            "-",
-            "a:1",
-            "ö",
-        ] {
-            assert_eq!(bad.parse::<Remote>(), Err(BadRemote), "{bad}");
-        }
-    }
 }

@@ -414,7 +414,7 @@ impl<'a> Section<'a> {
         for (index, value) in values.value().into_iter().flatten().enumerate() {
             let location = Location {
                 line: self.lines.line(&value.span()),
-                key: format!("{key}[{}]", index + 1),
+                key: format!("{}{key}[{}]", self.head.prefix, index + 1),
             };
             match value.into_inner() {
                 DeValue::Table(table) => sections.push(self.inner(table, &location)),

@@ -7,6 +7,7 @@ mod accounts;
 mod faults;
 mod section;
 mod values;
+mod wireguard;
 
 const GOOD: &str = r#"
 uplinks = ["net0"]

@@ -3,17 +3,19 @@
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    CarrierChoice, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel,
+    CarrierChoice, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel, WireGuard,
     account::Includes,
     cross_check::Locations,
     follows::OrAuto,
     kind,
     section::{Field, List, Located, Section, SectionHeader},
+    wireguard,
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
     diagnostics::{Diagnostics, Location},
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
+    wireguard::DEFAULT_MTU,
 };
 
 /// The routing table of the first tunnel.
@@ -51,8 +53,14 @@ pub(super) fn read(
     let has_account = kind_fields.has_account();
     let carrier = kind_fields.carrier();
     let remote = kind_fields.remote_endpoint(&mut fields.diagnostics);
+    let wireguard_file = kind_fields.wireguard_file();
     let kind = kind_fields.check(includes, &mut fields.diagnostics);
     fields.check_name(kind.as_ref());
+    // The file may have the address.
+    let is_unread = kind.is_none() && wireguard_file.is_some();
+    if let (Some(Kind::WireGuard(wireguard)), Some(location)) = (&kind, wireguard_file) {
+        fields.take_from_file(wireguard, &location);
+    }
     fields.check_addresses();
     fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
@@ -62,7 +70,7 @@ pub(super) fn read(
     if matches!(kind, Some(Kind::Account(_))) {
         fields.check_beside_account();
     }
-    fields.check_presence(kind.as_ref(), has_account);
+    fields.check_presence(kind.as_ref(), has_account || is_unread);
     match &kind {
         Some(kind) if kind.is_native() => fields.check_native(kind),
         _ => {}
@@ -129,7 +137,32 @@ impl Fields {
             mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
             gateway: section.ipv6_or_auto("gateway"),
             // Last, because it reports all other keys as unknown.
-            diagnostics: section.finish(&[KEYS, kind::KEYS].concat()),
+            diagnostics: section.finish(&[KEYS, kind::KEYS, wireguard::KEYS].concat()),
+        }
+    }
+
+    /// Takes addresses and MTU from the file that `location` names, where the section has none.
+    fn take_from_file(&mut self, wireguard: &WireGuard, location: &Location) {
+        let Some(file) = &wireguard.file else {
+            return;
+        };
+        let located = |value| Located {
+            value,
+            location: location.clone(),
+        };
+        if self.addresses.is_absent() && self.auto_addresses.is_none() && !file.addresses.is_empty()
+        {
+            let addresses = file.addresses.iter().copied().map(located);
+            self.addresses = Field::Set(Located {
+                value: addresses.collect(),
+                location: location.clone(),
+            });
+        }
+        if let (true, Some(mtu)) = (self.mtu.is_absent(), file.mtu) {
+            self.mtu = Field::Set(Located {
+                value: mtu.0,
+                location: location.clone(),
+            });
         }
     }
 
@@ -387,7 +420,10 @@ impl Fields {
         };
         let prefixes = self.prefixes.values().unwrap_or_default();
         let is_account = matches!(kind, Kind::Account(_));
-        let default_mtu = (kind.is_native() && !is_account).then_some(Mtu::MINIMUM);
+        let default_mtu = match &kind {
+            Kind::WireGuard(_) => Some(DEFAULT_MTU),
+            kind => (kind.is_native() && !is_account).then_some(Mtu::MINIMUM),
+        };
         let tunnel = Tunnel {
             name: name.value,
             addresses_by_others: matches!(&kind, Kind::Account(a) if a.aiccu.noconfigure),

@@ -30,6 +30,8 @@ pub struct Host {
     pub pins: Pins,
     /// Whether there are TUN devices, if the configuration needs them.
     pub tun: Option<bool>,
+    /// Whether the kernel has WireGuard; `None`: nobody needs it.
+    pub wireguard: Option<bool>,
     /// 6in4 tunnels that the daemon carries, although the configuration does not demand it.
     pub carried_by_daemon: Vec<String>,
     /// Uplinks without the XDP program, and the reasons. Those where the configuration turns it off are left out.
@@ -137,6 +139,15 @@ fn carriers(host: &Host) -> Vec<Finding> {
             "there are TUN devices",
             "there are no TUN devices, and native tunnels are configured",
             "modprobe tun; in a container, pass /dev/net/tun on to it",
+        ));
+    }
+    if let Some(wireguard) = host.wireguard {
+        findings.push(has(
+            "wireguard",
+            Some(wireguard),
+            "the kernel has WireGuard",
+            "the kernel has no WireGuard, and tunnels by WireGuard are configured",
+            "modprobe wireguard, or a kernel with CONFIG_WIREGUARD",
         ));
     }
     let names = &host.carried_by_daemon;

@@ -58,6 +58,7 @@ fn good() -> Facts {
                 ..Pins::default()
             },
             tun: Some(true),
+            wireguard: Some(true),
             carried_by_daemon: Vec::new(),
             without_xdp: Vec::new(),
         },

@@ -8,7 +8,7 @@ use super::{Enforcement, Role};
 use crate::{config::Config, endpoint::Endpoint, link::Links, tunnel::OuterPath, types::IfName};
 
 /// The endpoints of all tunnels. A native tunnel's is from its driver; until that has found the broker, from the outer
-/// path of an earlier run. Else it is from the configuration, else from the kernel.
+/// path of an earlier run. Else it is from the configuration, else from the kernel, like those of every WireGuard.
 #[must_use]
 pub fn endpoints(
     config: &Config,
@@ -18,7 +18,7 @@ pub fn endpoints(
 ) -> BTreeMap<IfName, Vec<Endpoint>> {
     let mut all = BTreeMap::new();
     for tunnel in &config.tunnels {
-        let endpoints = if tunnel.kind.is_native() {
+        let endpoints = if !tunnel.kind.has_endpoints_in_kernel() {
             let path = paths.get(&tunnel.name);
             let by_path = path.map(|path| Endpoint::six_in_four(path.remote.into()));
             let by_driver = by_drivers.get(&tunnel.name).copied();

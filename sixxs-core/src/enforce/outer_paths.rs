@@ -41,7 +41,7 @@ fn agrees(config: &Config, name: &IfName, path: &OuterPath) -> bool {
         }
         // The broker decides.
         Kind::Account(_) => true,
-        Kind::Ayiya(_) | Kind::Interface | Kind::Command { .. } => false,
+        Kind::Ayiya(_) | Kind::WireGuard(_) | Kind::Interface | Kind::Command { .. } => false,
     })
 }
 

@@ -97,8 +97,10 @@ impl Enforcement {
     pub fn with_screening(mut self, config: &Config, mut screening: Screening) -> Self {
         let is_started = |name: &IfName| self.tunnels.contains_key(name);
         screening.ends.retain(|name, _| is_started(name));
-        let native = config.tunnels.iter().filter(|t| t.kind.is_native());
-        let started: Vec<_> = native.filter(|tunnel| is_started(&tunnel.name)).collect();
+        // WireGuard drops forged packets by itself.
+        let is_screened = |kind: &Kind| kind.is_native() && !matches!(kind, Kind::WireGuard(_));
+        let screened = config.tunnels.iter().filter(|t| is_screened(&t.kind));
+        let started: Vec<_> = screened.filter(|tunnel| is_started(&tunnel.name)).collect();
         // The broker of a tunnel whose ends are not known yet is no stranger.
         let is_unknown = |tunnel: &&Tunnel| {
             let is_ayiya = matches!(tunnel.kind, Kind::Ayiya(_));

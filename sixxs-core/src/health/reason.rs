@@ -9,6 +9,7 @@ use crate::{
     echo_health::EchoHealth,
     tunnel::State,
     types::{IfName, Mtu},
+    wireguard::handshakes::Unanswered,
 };
 
 /// One fault of a tunnel. `Display` gives a clause about a tunnel that was named before.
@@ -44,6 +45,8 @@ pub enum Reason {
     Unanswered(u64),
     /// Replies have been missing for a longer time.
     Silent(EchoHealth),
+    /// Its peer of WireGuard does not answer.
+    PeerSilent(Unanswered),
     /// Its rules or routes are missing.
     NotRouted,
     /// Its program is missing.
@@ -85,6 +88,7 @@ impl Reason {
             )
             | Self::Unanswered(_)
             | Self::Silent(_)
+            | Self::PeerSilent(_)
             | Self::NotRouted
             | Self::NoProgram => Level::Failing,
         }
@@ -148,6 +152,7 @@ impl fmt::Display for Reason {
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
             ),
             Self::Silent(health) => health.fmt(f),
+            Self::PeerSilent(unanswered) => unanswered.fmt(f),
             Self::NotRouted => write!(f, "its rules or routes are missing"),
             Self::NoProgram => write!(f, "its program is not attached"),
         }

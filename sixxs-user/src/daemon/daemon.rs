@@ -333,6 +333,7 @@ impl Daemon {
             started: enforcer.tunnels.started(),
             tunnels: names.into_iter().map(tunnel).collect(),
             echo_times: BTreeMap::new(),
+            since_boot: self.operations.context.clock.now().elapsed,
             corrections: enforcer.tamper_log.corrections(),
             problems: enforcer.problems().to_vec(),
             readings,

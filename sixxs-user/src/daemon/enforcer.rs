@@ -23,7 +23,7 @@ use crate::{
     host::clock::{after, processor_time},
     host::paths::Paths,
     metrics,
-    netlink::{Change, ForeignRouteChange, Scope, Watcher},
+    netlink::{Change, ForeignRouteChange, Removed, Scope, Watcher},
 };
 
 /// Limit of netlink events taken in a round.
@@ -246,10 +246,22 @@ impl Enforcer {
         let round = self.reconciler.run(&goal, &self.paths, now).await;
         let exported = self.listeners.export(self.intent.effective()).await;
         self.record(round.corrections);
+        self.record(self.restored_by_drivers());
         self.tamper_log.end_round();
         let mut problems = round.problems;
         problems.extend(exported.err().map(|error| format!("{error:#}")));
         problems
+    }
+
+    /// What drivers have restored.
+    fn restored_by_drivers(&self) -> Vec<Correction> {
+        let restored = self.tunnels.take_restored().into_iter();
+        let correction = |(tunnel, step)| Correction {
+            tunnel: Some(tunnel),
+            step,
+            removed: Removed::WireGuard,
+        };
+        restored.map(correction).collect()
     }
 
     /// Problems that the parts keep between rounds.

@@ -1,6 +1,9 @@
 //! Fixtures for the tests of the parts: configurations, hosts and snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sixxs_core::{
     config::{self, Config},
@@ -51,6 +54,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
             endpoint: None,
             carrier: None,
             refused: BTreeMap::new(),
+            wireguard: None,
         },
         account: None,
         echo_health: EchoHealth::Fine,
@@ -71,6 +75,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         started: names,
         readings: Readings::default(),
         echo_times: BTreeMap::new(),
+        since_boot: Duration::ZERO,
         corrections: 0,
         problems: Vec::new(),
     }

@@ -95,6 +95,11 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
         leaks: known.leaks,
         unanswered_in_a_row: known.unanswered_in_a_row,
         echo_health: known.echo_health,
+        unanswered_peer: known
+            .view
+            .wireguard
+            .as_ref()
+            .and_then(|view| view.unanswered(snapshot.since_boot)),
     })
 }
 

@@ -60,6 +60,7 @@ mod status;
 mod systemd;
 mod tamper_log;
 mod tunnels;
+mod wireguard;
 
 use sixxs_core::config::Config;
 use tracing::warn;

@@ -329,6 +329,8 @@ impl Operations {
         self.refuse_stopping(changes.affected())?;
         self.context.connects.set_limit(config.connect_limit);
         self.enforcer.intent.replace(config, &changes.stop);
+        let wanted = self.enforcer.intent.wanted();
+        self.enforcer.tunnels.configure(wanted);
         Ok(changes)
     }
 

@@ -3,7 +3,10 @@
 //! The status, the metrics and the health of tunnels are functions of it. It sits above the parts: no part
 //! imports it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
@@ -40,6 +43,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) readings: Readings,
     /// Echo times by tunnel. Empty if they were not requested.
     pub(super) echo_times: BTreeMap<IfName, EchoTimes>,
+    /// The time since boot.
+    pub(super) since_boot: Duration,
     /// Corrections of this run.
     pub(super) corrections: u64,
     /// Problems, as messages.

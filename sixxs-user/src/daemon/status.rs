@@ -10,12 +10,13 @@ use sixxs_core::{
     broker::{ayiya::wire::DropReason, connects::Standing},
     config::{Config, Tunnel},
     enforce::screening::XdpPlace,
-    link::Links,
+    link::{Link, Links},
     types::IfName,
 };
 
 use super::{
     echo_health::proof, health, outer_traffic::outer, readings::Readings, snapshot::Snapshot,
+    wireguard::wireguard,
 };
 use crate::{bpf::Hook, control::api};
 
@@ -86,17 +87,18 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         endpoint: known.view.endpoint.map(|endpoint| endpoint.to_string()),
         carrier: known.view.carrier.map(api::Carrier::from),
         interface: link.and_then(|link| link.matched.as_ref().map(ToString::to_string)),
+        wireguard: known
+            .view
+            .wireguard
+            .as_ref()
+            .map(|view| wireguard(view, snapshot.since_boot)),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
         prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),
         peer: tunnel.peer,
         check_target: tunnel.check_target,
         table: tunnel.table.0,
-        mtu: match (tunnel.mtu, link) {
-            (Some(mtu), Some(link)) => Some(mtu.min(link.mtu).0),
-            (Some(mtu), None) => Some(mtu.0),
-            (None, link) => link.map(|link| link.mtu.0),
-        },
+        mtu: mtu(tunnel, link),
         routing: match snapshot.is_routed(tunnel) {
             true => api::Routing::InPlace,
             false => api::Routing::Missing,
@@ -122,6 +124,15 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
             get(Stat::InOwnSource),
             readings.forged(name),
         ),
+    }
+}
+
+/// The largest packet, in bytes.
+fn mtu(tunnel: &Tunnel, link: Option<&Link>) -> Option<u32> {
+    match (tunnel.mtu, link) {
+        (Some(mtu), Some(link)) => Some(mtu.min(link.mtu).0),
+        (Some(mtu), None) => Some(mtu.0),
+        (None, link) => link.map(|link| link.mtu.0),
     }
 }
 

@@ -16,6 +16,7 @@ use sixxs_core::{
     link::{Link, Links},
     tunnel::{self, CarrierKind, DriverState, OuterReport},
     types::IfName,
+    wireguard::handshakes::View,
 };
 use tokio::sync::mpsc;
 
@@ -74,6 +75,8 @@ pub(super) struct TunnelView {
     pub(super) carrier: Option<CarrierKind>,
     /// Packets of its broker that the driver has refused, by reason.
     pub(super) refused: BTreeMap<String, u64>,
+    /// Its interface and peers, if it is by WireGuard.
+    pub(super) wireguard: Option<View>,
 }
 
 /// All tunnels of the configuration.
@@ -235,6 +238,32 @@ impl Tunnels {
         }
     }
 
+    /// Passes each driver its tunnel of a new configuration.
+    pub(super) fn configure(&self, config: &Config) {
+        for tunnel in &config.tunnels {
+            let driver = self
+                .0
+                .get(&tunnel.name)
+                .and_then(|known| known.driver.as_ref());
+            if let Some(driver) = driver {
+                driver.configure(tunnel);
+            }
+        }
+    }
+
+    /// What the drivers have restored since the last call.
+    pub(super) fn take_restored(&self) -> Vec<(IfName, String)> {
+        let drivers = self
+            .0
+            .iter()
+            .filter_map(|(name, tunnel)| Some((name, tunnel.driver.as_ref()?)));
+        let restored = drivers.flat_map(|(name, driver)| {
+            let restored = driver.take_restored().into_iter();
+            restored.map(|what| (name.clone(), what))
+        });
+        restored.collect()
+    }
+
     /// The tunnels whose state has changed since the last call.
     pub(super) fn take_changes(&mut self, links: &Links) -> Vec<About> {
         let mut changes = Vec::new();
@@ -261,8 +290,9 @@ impl Tunnels {
         TunnelView {
             state: tunnel.state(link),
             endpoint: status.as_ref().and_then(|status| status.endpoint),
-            carrier: status.and_then(|status| status.carrier),
+            carrier: status.as_ref().and_then(|status| status.carrier),
             refused: tunnel.refused(),
+            wireguard: status.and_then(|status| status.wireguard),
         }
     }
 

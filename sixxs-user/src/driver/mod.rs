@@ -21,7 +21,7 @@ pub(crate) mod process;
 mod stderr_tail;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{
         Arc, OnceLock,
@@ -36,6 +36,7 @@ use sixxs_core::{
     link::Link,
     tunnel::{CarrierKind, DriverState, OuterReport},
     types::IfName,
+    wireguard::handshakes::View,
 };
 use tokio::sync::{Notify, watch};
 
@@ -154,6 +155,8 @@ pub struct DriverStatus {
     pub outer: OuterReport,
     /// The parameters from the broker.
     pub learned: Option<Learned>,
+    /// The interface and its peers, if the tunnel is by WireGuard and has been looked at.
+    pub wireguard: Option<View>,
 }
 
 /// Counts of refused packets of a broker, by [`DropReason::ALL`]. The tunnel's thread writes them.
@@ -174,6 +177,8 @@ enum Kind {
     Command(command::Command),
     /// This program makes it.
     Native(native::NativeHandle),
+    /// This program makes it, and the kernel carries the packets.
+    WireGuard(native::wireguard::WireGuardHandle),
 }
 
 impl Driver {
@@ -203,6 +208,14 @@ impl Driver {
                     tunnel, sender, context, refresh,
                 ))
             }
+            config::Kind::WireGuard(wireguard) => {
+                Kind::WireGuard(native::wireguard::WireGuardHandle::start(
+                    &tunnel.name,
+                    &wireguard.settings,
+                    sender,
+                    context,
+                ))
+            }
         };
         Self {
             kind,
@@ -229,6 +242,23 @@ impl Driver {
             Kind::Interface => {}
             Kind::Command(command) => command.observe_link(link),
             Kind::Native(native) => native.observe_link(link),
+            Kind::WireGuard(wireguard) => wireguard.observe_link(link),
+        }
+    }
+
+    /// Passes it the tunnel of a new configuration that does not restart it.
+    pub fn configure(&self, tunnel: &Tunnel) {
+        match &self.kind {
+            Kind::WireGuard(wireguard) => wireguard.configure(tunnel),
+            Kind::Interface | Kind::Command(_) | Kind::Native(_) => {}
+        }
+    }
+
+    /// Takes what the driver has restored since the last call, as messages.
+    pub fn take_restored(&self) -> VecDeque<String> {
+        match &self.kind {
+            Kind::WireGuard(wireguard) => wireguard.take_restored(),
+            Kind::Interface | Kind::Command(_) | Kind::Native(_) => VecDeque::new(),
         }
     }
 
@@ -238,6 +268,7 @@ impl Driver {
             Kind::Interface => Ok(()),
             Kind::Command(command) => command.stop().await,
             Kind::Native(native) => native.stop().await,
+            Kind::WireGuard(wireguard) => wireguard.stop().await,
         }
     }
 
@@ -247,6 +278,7 @@ impl Driver {
             Kind::Interface => Ok(()),
             Kind::Command(command) => command.detach().await,
             Kind::Native(native) => native.detach().await,
+            Kind::WireGuard(wireguard) => wireguard.detach().await,
         }
     }
 }
@@ -272,6 +304,7 @@ impl StatusSender {
             carrier: None,
             outer: OuterReport::Pending,
             learned: None,
+            wireguard: None,
         });
         let sender = Self {
             refused: Arc::default(),
@@ -312,6 +345,11 @@ impl StatusSender {
     /// Counts a refused packet, without notice: a flood must not keep the daemon busy.
     fn count_refused(&self, reason: DropReason) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Wakes the daemon.
+    fn notify(&self) {
+        self.notifier.notify_one();
     }
 
     /// Wakes the daemon if something has changed.

@@ -8,9 +8,9 @@ use std::{
 };
 
 use sixxs_core::{
-    aiccu,
     config::{self, Config},
     diagnostics::Invalid,
+    wireguard::quick_file,
 };
 use zeroize::Zeroizing;
 
@@ -36,7 +36,7 @@ pub enum Error {
     Invalid(#[from] Invalid),
 }
 
-/// A file that contains passwords cannot be read.
+/// A file that contains passwords or keys cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {error}{}", hint(.error))]
 pub struct UnreadableSecret {
@@ -62,6 +62,9 @@ fn what_to_do(error: &io::Error) -> &'static str {
 /// Maximum size of a configuration; a larger file is a mistake or an attack.
 pub(crate) const MAX_BYTES: usize = 16 * 1024 * 1024;
 
+/// Maximum size of a file with passwords or keys: the longest of those that are read, the one of `wg-quick`.
+const MAX_SECRET_BYTES: usize = quick_file::MAX_BYTES;
+
 /// A bit of the file mode.
 const OTHERS_MAY_READ: u32 = 0o004;
 
@@ -79,7 +82,7 @@ pub fn read_text(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
 
 /// Parses a configuration, and reads the files that it refers to.
 pub fn parse(file: &str, text: &str) -> Result<Config, Error> {
-    let config = config::parse_with(file, text, &read_account)?;
+    let config = config::parse_with(file, text, &read_included)?;
     Ok(config.with_tunnels(file)?)
 }
 
@@ -92,7 +95,7 @@ fn read_any(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
     };
     let (bytes, metadata) = read_whole(path).map_err(unreadable)?;
     let text = config::text(&file, &bytes)?;
-    let config = config::parse_with(&file, text, &read_account)?;
+    let config = config::parse_with(&file, text, &read_included)?;
     if config.has_secrets() && is_exposed(&metadata) {
         return Err(Error::Exposed { file });
     }
@@ -107,16 +110,16 @@ pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     }
 }
 
-/// Reads a file that contains passwords. A file that is too long is truncated, and its parser reports that.
+/// Reads a file that contains passwords or keys. A file that is too long is truncated, and its parser reports that.
 pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, UnreadableSecret> {
     let read = || -> io::Result<Zeroizing<Vec<u8>>> {
         let (file, metadata) = open(Path::new(path))?;
         if is_exposed(&metadata) {
             return Err(io::Error::other(format!(
-                "it contains a password and every user can read it; run `chmod o= {path}`"
+                "it contains secrets and every user can read it; run `chmod o= {path}`"
             )));
         }
-        read_at_most(aiccu::MAX_BYTES, &file, &metadata)
+        read_at_most(MAX_SECRET_BYTES, &file, &metadata)
     };
     read().map_err(|error| UnreadableSecret {
         file: path.to_owned(),
@@ -124,7 +127,7 @@ pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, UnreadableSecret> {
     })
 }
 
-fn read_account(path: &str) -> Result<Zeroizing<Vec<u8>>, Box<dyn std::error::Error>> {
+fn read_included(path: &str) -> Result<Zeroizing<Vec<u8>>, Box<dyn std::error::Error>> {
     Ok(read_secret(path)?)
 }
 
@@ -244,7 +247,7 @@ mod tests {
         assert!(config.contains("more than 16777216 bytes"), "{config}");
         assert_eq!(
             read_secret(file.path().to_str().unwrap()).unwrap().len(),
-            aiccu::MAX_BYTES + 1
+            MAX_SECRET_BYTES + 1
         );
     }
 

@@ -1,12 +1,14 @@
 //! All metrics, in the OpenMetrics format (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 //!
 //! The values are the present ones of the kernel and the daemon; nothing is stored here between scrapes. Labels
-//! are names from the configuration and constants of this program, so their number is limited.
+//! are names from the configuration, constants of this program, and the keys and present endpoints of WireGuard's
+//! peers, so their number is limited.
 
 use std::fmt;
 
 pub(crate) mod exporter;
 mod families;
+mod wireguard;
 
 use prometheus_client::{
     collector::Collector,
@@ -144,6 +146,7 @@ impl Collector for MetricsSnapshot {
         self.uplinks(&mut families)?;
         self.tunnels(&mut families)?;
         self.outer(&mut families)?;
+        self.wireguard(&mut families)?;
         self.answers(&mut families)?;
         self.brokers(&mut families)
     }

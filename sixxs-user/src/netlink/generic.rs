@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use super::refusal::{Refusal, request_error_messages};
 
-/// The maximum number of reads for an answer.
-const MAX_READS: usize = 16;
+/// The maximum number of reads for an answer. An interface of WireGuard may have thousands of peers.
+const MAX_READS: usize = 4096;
 
 /// Length of the header of netlink, in bytes.
 const HEADER_BYTES: usize = 16;
@@ -50,8 +50,14 @@ impl GenericSocket {
         })
     }
 
+    /// Whether the kernel has the family. It loads a module for it, if there is one.
+    pub(super) fn has_family(&self) -> bool {
+        self.find_family().is_ok()
+    }
+
     /// Sends a request with these `flags`, the number and the version of the command, and encoded attributes. Passes the
-    /// attributes of each message of the answer to `read`. The answers are wiped from memory: they may contain keys.
+    /// attributes of each message of the answer to `read`. Requests and answers are wiped from memory: they may contain
+    /// keys.
     pub(super) fn request(
         &mut self,
         flags: u16,
@@ -79,7 +85,7 @@ impl GenericSocket {
         };
         self.family = Some(family);
         let length = HEADER_BYTES + GENERIC_HEADER_BYTES + attributes.len();
-        let mut request = Vec::with_capacity(length);
+        let mut request = Zeroizing::new(Vec::with_capacity(length));
         request.extend(u32::try_from(length)?.to_ne_bytes());
         request.extend(family.to_ne_bytes());
         request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
@@ -114,7 +120,7 @@ impl GenericSocket {
                 }
             }
         }
-        Ok(())
+        bail!("the answer does not end")
     }
 
     fn find_family(&self) -> anyhow::Result<u16> {

@@ -21,7 +21,7 @@ mod rules;
 pub mod sit;
 pub mod tc;
 mod watch;
-mod wireguard;
+pub(crate) mod wireguard;
 mod xdp;
 
 use std::{
@@ -96,8 +96,8 @@ pub struct Scope {
     pub routers: bool,
     /// Whether to read the routes of delegated prefixes.
     pub delegations: bool,
-    /// Foreign tunnels whose far ends to find out.
-    pub foreign_tunnels: BTreeSet<IfName>,
+    /// Tunnels of the kernel whose far ends to find out.
+    pub kernel_tunnels: BTreeSet<IfName>,
     /// The names of interfaces in the configuration, if it has a pattern.
     pub patterns: Option<BTreeSet<IfName>>,
 }
@@ -120,10 +120,11 @@ impl Scope {
                 let mut tunnels = config.tunnels.iter();
                 tunnels.any(|tunnel| tunnel.follows.prefixes.is_host())
             },
-            foreign_tunnels: {
+            kernel_tunnels: {
                 let tunnels = config.tunnels.iter();
-                let foreign = tunnels.filter(|t| !t.kind.is_native() && t.remote.is_none());
-                foreign.map(|tunnel| tunnel.name.clone()).collect()
+                let in_kernel =
+                    tunnels.filter(|t| t.kind.has_endpoints_in_kernel() && t.remote.is_none());
+                in_kernel.map(|tunnel| tunnel.name.clone()).collect()
             },
             patterns: {
                 let has_pattern = config.names().any(|name| name.pattern().is_some());

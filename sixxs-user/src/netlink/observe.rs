@@ -55,7 +55,7 @@ impl Netlink {
     /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
         self.foreign_routes.want_rejects(scope.delegations);
-        let (mut links, vrfs, on_link) = self.links(&scope.foreign_tunnels).await?;
+        let (mut links, vrfs, on_link) = self.links(&scope.kernel_tunnels).await?;
         (self.rules, self.foreign_rules) = self.rules().await?;
         if scope.exits {
             let tables = LookedUpTables::of(&self.foreign_rules, &scope.tables, &vrfs);
@@ -200,10 +200,10 @@ impl Netlink {
     }
 
     /// Interfaces, the tables of VRFs, and the on-link prefixes of addresses.
-    /// `foreign_tunnels`: interfaces whose far ends to find out.
+    /// `kernel_tunnels`: interfaces whose far ends to find out.
     async fn links(
         &mut self,
-        foreign_tunnels: &BTreeSet<IfName>,
+        kernel_tunnels: &BTreeSet<IfName>,
     ) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>, Vec<ConnectedRoute>)> {
         let mut addresses = self.addresses().await?;
         let mut request = LinkMessage::default();
@@ -229,7 +229,7 @@ impl Netlink {
                     link.unusable
                         .extend(seen.unusable().map(|why| (seen.address, why)));
                 }
-                if foreign_tunnels.iter().any(|name| name.matches(&link.name)) {
+                if kernel_tunnels.iter().any(|name| name.matches(&link.name)) {
                     link.endpoints = match far_end::kind(&message) {
                         Some(InfoKind::Wireguard) => self.wireguard.endpoints(link.index),
                         _ => far_end::endpoint(&message).into_iter().collect(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::RangeFrom};
 
 use anyhow::Context as _;
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST},
     packet_route::{
         RouteNetlinkMessage,
         link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
@@ -31,11 +31,72 @@ pub enum LinkByName {
     OurTun(IfIndex),
     /// A `sit` interface of sixxs.
     OurSit(IfIndex),
+    /// A WireGuard interface of sixxs.
+    OurWireGuard(IfIndex),
     /// A foreign interface.
     Foreign,
 }
 
+impl LinkByName {
+    /// The index of an interface of sixxs.
+    #[must_use]
+    pub const fn ours(self) -> Option<IfIndex> {
+        match self {
+            Self::OurTun(index) | Self::OurSit(index) | Self::OurWireGuard(index) => Some(index),
+            Self::Nothing | Self::Foreign => None,
+        }
+    }
+}
+
+/// Why an interface was not made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotMade {
+    /// The kernel does not have this kind, and no module to load.
+    #[error("this kernel has no such interfaces")]
+    Unsupported,
+    /// Another interface has this name or, depending on the kind, the same endpoints.
+    #[error("another interface has that name, or the same endpoints")]
+    Taken,
+    /// Any other error.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
 impl Netlink {
+    /// Makes an interface of a kind with its own parameters, down and without addresses, and marks it.
+    pub(super) async fn make_marked(
+        &self,
+        name: &IfName,
+        infos: Vec<LinkInfo>,
+    ) -> Result<IfIndex, NotMade> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_string()),
+            LinkAttribute::LinkInfo(infos),
+        ];
+        let flags = CHANGE | NLM_F_CREATE | NLM_F_EXCL;
+        match self
+            .request(RouteNetlinkMessage::NewLink(message), flags)
+            .await
+        {
+            Ok(_) => {}
+            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Err(NotMade::Unsupported);
+            }
+            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
+                return Err(NotMade::Taken);
+            }
+            Err(error) => return Err(NotMade::Other(error.into())),
+        }
+        let index = IfIndex(super::name_to_index(name.as_str())?);
+        // The kernel does not accept an alias while it creates an interface.
+        if let Err(error) = self.mark(index).await {
+            self.delete_link(index).await?;
+            return Err(NotMade::Other(error));
+        }
+        Ok(index)
+    }
+
     /// Looks an interface up by name.
     pub async fn link_by_name(&self, name: &IfName) -> anyhow::Result<LinkByName> {
         let mut message = LinkMessage::default();
@@ -78,12 +139,8 @@ impl Netlink {
             .await
             .context("list the interfaces")?;
         let ours = answers.iter().filter_map(marked);
-        let removed = ours.filter_map(|(name, by_name)| match by_name {
-            LinkByName::OurTun(index) | LinkByName::OurSit(index) if !but.contains(&name) => {
-                Some(index)
-            }
-            _ => None,
-        });
+        let others = ours.filter(|(name, _)| !but.contains(name));
+        let removed = others.filter_map(|(_, by_name)| by_name.ours());
         let removed: Vec<_> = removed.collect();
         match removed.is_empty() {
             true => Ok(()),
@@ -177,6 +234,7 @@ fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, LinkByName)> {
                 by_name = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(InfoKind::Tun) => Some(LinkByName::OurTun(index)),
                     LinkInfo::Kind(InfoKind::SitTun) => Some(LinkByName::OurSit(index)),
+                    LinkInfo::Kind(InfoKind::Wireguard) => Some(LinkByName::OurWireGuard(index)),
                     _ => None,
                 });
             }

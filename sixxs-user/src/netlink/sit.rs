@@ -4,16 +4,19 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Context as _;
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST},
+    packet_core::NLM_F_REQUEST,
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        link::{InfoData, InfoIpTunnel, InfoKind, LinkInfo, LinkMessage},
     },
 };
 use sixxs_common::six_in_four::TTL;
 use sixxs_core::types::{IfIndex, IfName};
 
-use super::{Netlink, RequestError, far_end, owned_links::LinkByName};
+use super::{
+    Netlink, far_end,
+    owned_links::{LinkByName, NotMade},
+};
 
 /// The two endpoints of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,20 +41,19 @@ pub enum NoSit {
     Other(#[from] anyhow::Error),
 }
 
-const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
-
 impl Netlink {
     /// Returns the `sit` interface of this name between these endpoints: a new one, down and without addresses,
     /// or the one of an earlier run.
     pub async fn sit(&self, name: &IfName, ends: Ends) -> Result<IfIndex, NoSit> {
         match self.link_by_name(name).await? {
             LinkByName::OurSit(index) if self.ends(index).await? == Some(ends) => return Ok(index),
-            LinkByName::OurSit(index) => self.delete_link(index).await?,
+            LinkByName::OurSit(index) | LinkByName::OurWireGuard(index) => {
+                self.delete_link(index).await?;
+            }
             // An earlier run made a TUN device because the kernel had no `sit`. It disappears at the next boot.
             LinkByName::OurTun(_) => return Err(NoSit::Unsupported),
             LinkByName::Nothing | LinkByName::Foreign => {}
         }
-        let mut message = LinkMessage::default();
         let mut tunnel = vec![
             InfoIpTunnel::Remote(IpAddr::V4(ends.remote)),
             InfoIpTunnel::Ttl(TTL),
@@ -62,34 +64,16 @@ impl Netlink {
             ends.local
                 .map(|local| InfoIpTunnel::Local(IpAddr::V4(local))),
         );
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_string()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::SitTun),
-                LinkInfo::Data(InfoData::IpTunnel(tunnel)),
-            ]),
+        let infos = vec![
+            LinkInfo::Kind(InfoKind::SitTun),
+            LinkInfo::Data(InfoData::IpTunnel(tunnel)),
         ];
-        let flags = CHANGE | NLM_F_CREATE | NLM_F_EXCL;
-        match self
-            .request(RouteNetlinkMessage::NewLink(message), flags)
-            .await
-        {
-            Ok(_) => {}
-            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                return Err(NoSit::Unsupported);
-            }
-            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
-                return Err(NoSit::Taken);
-            }
-            Err(error) => return Err(NoSit::Other(error.into())),
-        }
-        let index = IfIndex(super::name_to_index(name.as_str())?);
-        // The kernel does not accept an alias while it creates an interface.
-        if let Err(error) = self.mark(index).await {
-            self.delete_link(index).await?;
-            return Err(NoSit::Other(error));
-        }
-        Ok(index)
+        let made = self.make_marked(name, infos).await;
+        made.map_err(|error| match error {
+            NotMade::Unsupported => NoSit::Unsupported,
+            NotMade::Taken => NoSit::Taken,
+            NotMade::Other(error) => NoSit::Other(error),
+        })
     }
 
     /// The two endpoints of a `sit` interface.

@@ -78,6 +78,8 @@ pub enum Removed {
     Names,
     /// Contents of pinned maps and links, for which the kernel sends no events.
     Pinned,
+    /// The configuration of a WireGuard interface, for which the kernel sends no events either.
+    WireGuard,
 }
 
 /// Number of bytes to read of each message: enough for the headers. The rest is truncated.

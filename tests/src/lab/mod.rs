@@ -398,6 +398,21 @@ impl Lab {
         text
     }
 
+    /// Writes a file of `wg-quick` for each tunnel of a lab with WireGuard, after `edit`, and returns a configuration
+    /// by which the program makes the tunnels. Their addresses are in the files.
+    pub fn write_quick_files(&self, edit: impl Fn(String) -> String) -> Result<String> {
+        let mut paths = Vec::new();
+        for tunnel in self.tunnels() {
+            let name = format!("{}.conf", tunnel.plan.interface);
+            let path = self.paths().config().with_file_name(name);
+            paths.push(native::write_secret(path, &edit(tunnel.quick_file()?))?);
+        }
+        Ok(self.config_of("", |index, plan| {
+            let (path, peer, mtu) = (paths[index].display(), plan.peer, self.spec.mtu);
+            format!("kind = \"wireguard\"\nconfig = \"{path}\"\npeer = \"{peer}\"\nmtu = {mtu}\n")
+        }))
+    }
+
     /// Writes the configuration file of this lab and returns its path.
     pub fn write_config(&self, text: &str) -> Result<PathBuf> {
         let path = self.paths().config();

@@ -140,6 +140,14 @@ impl Tunnel {
         Ok(())
     }
 
+    /// The host's end of a WireGuard tunnel as a file of `wg-quick`.
+    pub fn quick_file(&self) -> Result<String> {
+        match &self.link {
+            Link::WireGuard(pair) => Ok(pair.quick_file()),
+            _ => bail!("{} is not by WireGuard", self.plan.interface),
+        }
+    }
+
     /// Restores the address of the host's interface, and sets it up. Not for native tunnels.
     pub fn raise(&self) -> Result<()> {
         self.host.ip(&self.plan.host_end(self.mtu))

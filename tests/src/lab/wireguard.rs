@@ -71,6 +71,19 @@ impl Pair {
         )
     }
 
+    /// The host's end as a file of `wg-quick`.
+    pub(crate) fn quick_file(&self) -> String {
+        let TunnelPlan {
+            remote4, address, ..
+        } = self.plan;
+        let (private, public, port) = (self.host.private.trim_end(), &self.pop.public, self.port());
+        format!(
+            "[Interface]\nPrivateKey = {private}\nListenPort = {port}\nAddress = {address}/64\n\
+             [Peer]\nPublicKey = {public}\nEndpoint = {remote4}:{port}\nAllowedIPs = ::/0\n\
+             PersistentKeepalive = 10\n"
+        )
+    }
+
     /// Waits for a handshake; before it, packets into the tunnel may be lost. Call it when the host's end is
     /// up.
     pub(crate) fn wait(&self, host: &Namespace) -> Result<()> {

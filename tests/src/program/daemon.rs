@@ -61,13 +61,14 @@ impl Daemon {
 
     /// Waits until it prints `ready`.
     pub(super) fn wait_ready(&mut self) -> Result<()> {
-        match self.ready.recv_timeout(LIMIT) {
+        let limit = LIMIT * wait::patience();
+        match self.ready.recv_timeout(limit) {
             Ok(at) => {
                 self.ready_after = Some(at.duration_since(self.started));
                 Ok(())
             }
             Err(RecvTimeoutError::Timeout) => {
-                bail!("sixxs run: not ready within {LIMIT:?}:\n{}", self.log())
+                bail!("sixxs run: not ready within {limit:?}:\n{}", self.log())
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.child.wait().context("wait for sixxs run")?;

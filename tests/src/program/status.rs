@@ -60,6 +60,8 @@ pub struct Tunnel {
     #[serde(default)]
     pub carrier: Option<String>,
     #[serde(default)]
+    pub wireguard: Option<WireGuard>,
+    #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     #[serde(default)]
     pub interface: Option<String>,
@@ -86,6 +88,33 @@ impl Tunnel {
     pub fn is_whole(&self) -> bool {
         self.state == "up" && self.routing == "in_place" && self.program == "attached"
     }
+}
+
+/// `wireguard` of a tunnel.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct WireGuard {
+    pub public_key: Option<String>,
+    pub listen_port: Option<u16>,
+    pub latest_handshake_seconds_ago: Option<f64>,
+    pub endpoint: Option<String>,
+    pub peers: Vec<WireGuardPeer>,
+}
+
+/// An element of `peers` of `wireguard`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct WireGuardPeer {
+    pub public_key: String,
+    pub endpoint: Option<String>,
+    pub latest_handshake_seconds_ago: Option<f64>,
+    pub keepalive_seconds: Option<u16>,
 }
 
 /// `packets` and `bytes` of a tunnel.

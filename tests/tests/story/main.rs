@@ -95,6 +95,7 @@ mod tunnel_gone;
 mod two_providers;
 mod unusual_routing;
 mod watchdog;
+mod wireguard;
 mod without_daemon;
 mod without_rules;
 mod wrong_config;

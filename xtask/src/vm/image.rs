@@ -101,6 +101,7 @@ pub(crate) fn build(
     }
     root.write("etc/passwd", "root:x:0:0::/root:/bin/sh\n")?;
     root.write("etc/group", "root:x:0:\n")?;
+    root.write("etc/hosts", "127.0.0.1 localhost\n")?;
     root.directory(Path::new("etc/iproute2/rt_tables.d"))?;
     root.programs()?;
     root.modules(kernel)?;

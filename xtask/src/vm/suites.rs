@@ -54,6 +54,7 @@ pub(super) const WHOLE: &[Suite] = &[
             "subtrees::from_rules_to_subtrees_and_back",
             "xdp::",
             "xdp_dispatcher::",
+            "wireguard::",
         ],
         // Tests that measure time, or need much of it, are not in the list: `footprint`, and `subtrees`
         // with its ten thousand addresses.
@@ -75,6 +76,7 @@ pub(super) const SHORT: &[Suite] = &[
         only: &[
             "replies::",
             "native::",
+            "wireguard::every_reply_takes_its_tunnel",
             "exits::a_table_of_a_vrf",
             "outer_traffic::endpoints_of_the_kernels_tunnels",
             "xdp::forged_packets_are_dropped_in_the_driver",

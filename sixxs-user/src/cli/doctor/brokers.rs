@@ -81,6 +81,7 @@ pub(super) fn depends_on_clock(config: &Config) -> bool {
     config.tunnels.iter().any(|tunnel| match &tunnel.kind {
         Kind::Ayiya(_) | Kind::Account(_) => true,
         Kind::SixInFour(kind) => kind.heartbeat.is_some(),
-        Kind::Interface | Kind::Command { .. } => false,
+        // Its handshakes have the time in them, which only has to grow.
+        Kind::WireGuard(_) | Kind::Interface | Kind::Command { .. } => false,
     })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sixxs_core::{
-    config::{CarrierChoice, Config, RuleMode, XdpChoice},
+    config::{self, CarrierChoice, Config, RuleMode, XdpChoice},
     doctor::host::{Host, Pins, Refused},
     routing::{
         Plan, Step, UNREACHABLE_METRIC,
@@ -13,13 +13,13 @@ use sixxs_core::{
     types::{IfName, Prefix, TableId},
 };
 
-use super::{has_native, read};
+use super::read;
 use crate::{
     bpf::{self, SeenPins},
     control::api::{Carrier, Kind, Status},
     host::kernel_support,
     host::paths::Paths,
-    netlink::Netlink,
+    netlink::{Netlink, wireguard::device::DeviceSocket},
 };
 
 /// The bit of `CAP_SYS_ADMIN` (`linux/capability.h`).
@@ -28,7 +28,12 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Facts about the kernel. Its rules are unknown: [`super::gather`] tries to list them.
 pub(super) fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host {
     let needs_subtrees = config.is_some_and(|config| config.rule_mode == RuleMode::Subtrees);
-    let needs_tun = config.is_some_and(has_native);
+    let needs = |is_needed: fn(&config::Kind) -> bool| {
+        let tunnels = config.iter().flat_map(|config| &config.tunnels);
+        tunnels.map(|tunnel| &tunnel.kind).any(is_needed)
+    };
+    let needs_wireguard = needs(|kind| matches!(kind, config::Kind::WireGuard(_)));
+    let needs_tun = needs(|kind| kind.is_native() && !matches!(kind, config::Kind::WireGuard(_)));
     Host {
         release: kernel_support::release(),
         ipv6: kernel_support::has_ipv6(),
@@ -40,6 +45,7 @@ pub(super) fn host(paths: &Paths, config: Option<&Config>, status: Option<&Statu
             .any(|line| line.ends_with("\tbpf")),
         pins: pins(&paths.pin_dir, status.is_some()),
         tun: needs_tun.then(|| Path::new("/dev/net/tun").exists()),
+        wireguard: needs_wireguard.then(has_wireguard),
         carried_by_daemon: match (config, status) {
             (Some(config), Some(status)) => carried_by_daemon(config, status),
             _ => Vec::new(),
@@ -49,6 +55,11 @@ pub(super) fn host(paths: &Paths, config: Option<&Config>, status: Option<&Statu
             _ => Vec::new(),
         },
     }
+}
+
+/// Whether the kernel has WireGuard, perhaps as a module.
+fn has_wireguard() -> bool {
+    DeviceSocket::open().is_ok_and(|socket| socket.is_supported())
 }
 
 /// The directory for pins.

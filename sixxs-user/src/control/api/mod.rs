@@ -17,7 +17,10 @@ pub use self::{
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },
-    status::{Broker, Echo, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink, Xdp},
+    status::{
+        Broker, Echo, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink, WireGuard,
+        WireGuardPeer, Xdp,
+    },
     value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, XdpMode},
 };
 

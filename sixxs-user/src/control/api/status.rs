@@ -63,6 +63,9 @@ pub struct Tunnel {
     /// The carrier of a native tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<Carrier>,
+    /// The interface and its peers, if the daemon has made it by WireGuard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard: Option<WireGuard>,
     /// The reason for the state, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -118,6 +121,34 @@ pub struct Tunnel {
     /// Refused packets for a native tunnel, by reason; reasons with count 0 are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u64>,
+}
+
+/// A WireGuard interface. Contains public keys, and no others.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WireGuard {
+    /// The public key of this end.
+    pub public_key: Option<String>,
+    /// Its UDP port.
+    pub listen_port: Option<u16>,
+    /// Seconds since the latest handshake with any peer; `null` for never.
+    pub latest_handshake_seconds_ago: Option<f64>,
+    /// The endpoint of that peer.
+    pub endpoint: Option<String>,
+    /// The peers.
+    pub peers: Vec<WireGuardPeer>,
+}
+
+/// A peer of a WireGuard interface.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WireGuardPeer {
+    /// Its public key.
+    pub public_key: String,
+    /// Where it is reached: address and port.
+    pub endpoint: Option<String>,
+    /// Seconds since the latest handshake; `null` for never.
+    pub latest_handshake_seconds_ago: Option<f64>,
+    /// Seconds between keepalives; `null` for none.
+    pub keepalive_seconds: Option<u16>,
 }
 
 /// The outer packets of a tunnel, by which its packets travel between this host and the far end.

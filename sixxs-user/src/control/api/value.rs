@@ -56,6 +56,8 @@ words! {
         SixInFourHeartbeat = "6in4-heartbeat",
         /// The daemon: AYIYA.
         Ayiya = "ayiya",
+        /// The daemon: WireGuard.
+        WireGuard = "wireguard",
         /// The daemon, and the broker decides the kind.
         Account = "aiccu",
     }
@@ -161,6 +163,7 @@ impl From<&config::Kind> for Kind {
             config::Kind::SixInFour(outer) if outer.heartbeat.is_some() => Self::SixInFourHeartbeat,
             config::Kind::SixInFour(_) => Self::SixInFour,
             config::Kind::Ayiya(_) => Self::Ayiya,
+            config::Kind::WireGuard(_) => Self::WireGuard,
             config::Kind::Account(_) => Self::Account,
         }
     }

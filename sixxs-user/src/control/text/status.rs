@@ -6,7 +6,7 @@ use super::{
     lines::push_line,
     numbers::{counted, duration, short_time, size},
 };
-use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, Xdp};
+use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, WireGuard, Xdp};
 
 /// Width of the terminal in columns.
 const WIDTH: usize = 80;
@@ -107,6 +107,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
         push_line(text, &format!("  broker    {endpoint} by {carrier}"));
     }
+    if let (Some(endpoint), Some(_)) = (&tunnel.endpoint, &tunnel.wireguard) {
+        push_line(text, &format!("  far end   {endpoint}"));
+    }
     if let (None, Some(outer)) = (&tunnel.endpoint, &tunnel.outer) {
         let more = outer.endpoints.len().saturating_sub(1);
         let more = match more {
@@ -115,6 +118,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
         };
         let first = outer.endpoints.first().map_or("", String::as_str);
         push_line(text, &format!("  far end   {first}{more}"));
+    }
+    if let Some(wireguard) = &tunnel.wireguard {
+        push_line(text, &format!("  handshake {}", handshake(wireguard)));
     }
     if let Some(reason) = &tunnel.reason {
         push_line(text, &format!("  {reason}"));
@@ -137,6 +143,21 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
             tunnel.program
         ),
     );
+}
+
+/// The latest handshake, and how many peers have had one.
+fn handshake(wireguard: &WireGuard) -> String {
+    let latest = match wireguard.latest_handshake_seconds_ago {
+        Some(seconds) => format!("{} ago", duration(seconds)),
+        None => "none yet".to_owned(),
+    };
+    let peers = wireguard.peers.iter();
+    let known = peers.filter(|peer| peer.latest_handshake_seconds_ago.is_some());
+    match (known.count(), wireguard.peers.len()) {
+        (_, 0) => "no peers".to_owned(),
+        (_, 1) => latest,
+        (known, all) => format!("{latest} ({known} of {all} peers)"),
+    }
 }
 
 /// Packets, and echo requests with their replies.
@@ -307,6 +328,7 @@ fn refused(refused: &BTreeMap<String, u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::api::WireGuardPeer;
 
     #[test]
     fn one_correction_is_singular() {
@@ -317,6 +339,28 @@ mod tests {
         };
         assert_eq!(shown(0), "all tunnels healthy, 0 corrections\n");
         assert_eq!(shown(1), "all tunnels healthy, 1 correction\n");
+    }
+
+    #[test]
+    fn handshakes_of_some_peers() {
+        let shown = |latest: Option<f64>, peers: &[Option<f64>]| {
+            let peer = |ago: &Option<f64>| WireGuardPeer {
+                latest_handshake_seconds_ago: *ago,
+                ..WireGuardPeer::default()
+            };
+            handshake(&WireGuard {
+                latest_handshake_seconds_ago: latest,
+                peers: peers.iter().map(peer).collect(),
+                ..WireGuard::default()
+            })
+        };
+        assert_eq!(shown(None, &[]), "no peers");
+        assert_eq!(shown(None, &[None]), "none yet");
+        assert_eq!(shown(Some(7.0), &[Some(7.0)]), "7.0 s ago");
+        assert_eq!(
+            shown(Some(7.0), &[Some(7.0), None]),
+            "7.0 s ago (1 of 2 peers)"
+        );
     }
 
     #[test]

@@ -83,8 +83,8 @@ impl NativeTunnel {
                 Some(mut carrier) => self.run(index, &mut carrier).await,
                 None => self.lacks_addresses().await,
             },
-            // Others make the interface, or its kind is not known yet.
-            Kind::Interface | Kind::Command { .. } | Kind::Account(_) => {
+            // Others make the interface, or the kernel carries the packets, or the kind is not known yet.
+            Kind::Interface | Kind::Command { .. } | Kind::WireGuard(_) | Kind::Account(_) => {
                 std::future::pending().await
             }
         }
@@ -149,7 +149,7 @@ impl NativeTunnel {
         let netlink = Netlink::open()?;
         let by_name = netlink.link_by_name(name).await?;
         let before = self.device.take();
-        if let LinkByName::OurSit(index) = by_name {
+        if let LinkByName::OurSit(index) | LinkByName::OurWireGuard(index) = by_name {
             // A tunnel of the kernel, which carried the packets before.
             netlink.delete_link(index).await?;
         }
@@ -160,7 +160,7 @@ impl NativeTunnel {
             (LinkByName::OurTun(_), _) => {
                 Device::create(name, fd_store.take(name, Descriptor::Device))?
             }
-            (LinkByName::Nothing | LinkByName::OurSit(_), _) => {
+            (LinkByName::Nothing | LinkByName::OurSit(_) | LinkByName::OurWireGuard(_), _) => {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
                 netlink.mark(device.index()).await?;

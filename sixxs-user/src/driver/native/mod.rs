@@ -5,6 +5,7 @@
 //!
 //! [`interface`](self::interface) makes the interface, [`run`](self::run) keeps the link to the broker, a
 //! [`carrier`] moves packets, and [`account`] asks a TIC server first.
+//! [`wireguard`](self::wireguard) is apart: it has no broker, and the kernel carries its packets.
 
 pub(crate) mod account;
 mod broker_path;
@@ -16,6 +17,7 @@ mod remover;
 mod resolve;
 mod run;
 pub(crate) mod session_store;
+pub(super) mod wireguard;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 

@@ -33,20 +33,30 @@ pub(super) enum Unresolved {
 
 /// Resolves the broker's address.
 pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, Unresolved> {
-    let name = match remote {
-        Remote::Address(address) => return Ok(*address),
-        Remote::Name(name) => name,
-    };
-    match timeout(LOOKUP, lookup_host((name.as_str(), 0))).await {
-        Ok(Ok(mut addresses)) => match addresses.next() {
-            Some(address) => Ok(address.ip()),
-            None => Err(Unresolved::NoAddress(name.clone())),
-        },
-        Ok(Err(error)) => Err(Unresolved::Failed {
-            name: name.clone(),
-            error,
-        }),
-        Err(_) => Err(Unresolved::TimedOut(name.clone())),
+    match remote {
+        Remote::Address(address) => Ok(*address),
+        Remote::Name(name) => {
+            let addresses = resolve_name(name).await?;
+            let first = addresses.first().copied();
+            first.ok_or_else(|| Unresolved::NoAddress(name.clone()))
+        }
+    }
+}
+
+/// The addresses of a name, in the resolver's order of preference; at least one.
+pub(super) async fn resolve_name(name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+    let found = timeout(LOOKUP, lookup_host((name, 0))).await;
+    let name = name.to_owned();
+    match found {
+        Ok(Ok(addresses)) => {
+            let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
+            match addresses.is_empty() {
+                false => Ok(addresses),
+                true => Err(Unresolved::NoAddress(name)),
+            }
+        }
+        Ok(Err(error)) => Err(Unresolved::Failed { name, error }),
+        Err(_) => Err(Unresolved::TimedOut(name)),
     }
 }
 

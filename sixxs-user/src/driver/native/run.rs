@@ -23,7 +23,7 @@ use super::{
 use crate::{
     broker::connects::{self, Wait},
     host::clock::time_of_day,
-    netlink::{Netlink, owned_links::LinkByName},
+    netlink::Netlink,
 };
 
 /// The clock is read at least this often: timers stand still while the machine sleeps.
@@ -161,7 +161,7 @@ impl NativeTunnel {
 }
 
 /// Waits until the tunnel's interface is gone or renamed. Scans report it, once one has found it.
-async fn interface_lost(
+pub(super) async fn interface_lost(
     observed: &mut watch::Receiver<Option<IfIndex>>,
     name: &IfName,
     index: IfIndex,
@@ -186,11 +186,10 @@ async fn interface_lost(
 }
 
 /// Whether the interface that this program made with this name and index is gone.
-async fn is_lost(name: &IfName, index: IfIndex) -> bool {
+pub(super) async fn is_lost(name: &IfName, index: IfIndex) -> bool {
     let there = async { Netlink::open()?.link_by_name(name).await };
     match there.await {
-        Ok(LinkByName::OurTun(found) | LinkByName::OurSit(found)) => found != index,
-        Ok(LinkByName::Nothing | LinkByName::Foreign) => true,
+        Ok(found) => found.ours() != Some(index),
         Err(error) => {
             debug!("{name}: {error:#}");
             false

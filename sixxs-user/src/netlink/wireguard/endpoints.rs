@@ -1,11 +1,11 @@
-//! The endpoints of WireGuard's peers, by generic netlink (`uapi/linux/wireguard.h`).
+//! The endpoints of WireGuard's peers.
 //!
 //! The kernel's answer contains the keys of the interface and of its peers. So only the attributes that matter are read,
 //! and the answer is wiped from memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,13 @@ use sixxs_common::packet::UDP;
 use sixxs_core::{endpoint::Endpoint, types::IfIndex};
 use tracing::debug;
 
-use super::generic::{GenericSocket, attribute};
+use super::{
+    GET_DEVICE,
+    interface::{IFINDEX, LISTEN_PORT, PEERS},
+    peer::ENDPOINT,
+    socket_address,
+};
+use crate::netlink::generic::{GenericSocket, attribute};
 
 /// The maximum number of endpoints of an interface: a server has too many peers for one tunnel's statistics.
 const MAX_ENDPOINTS: usize = 64;
@@ -22,20 +28,8 @@ const MAX_ENDPOINTS: usize = 64;
 /// Endpoints are read again after this time.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// `WG_CMD_GET_DEVICE`, and the version of the family.
-const GET_DEVICE: [u8; 2] = [0, 1];
-
-/// `WGDEVICE_A_IFINDEX`.
-const IFINDEX: u16 = 1;
-/// `WGDEVICE_A_LISTEN_PORT`.
-const LISTEN_PORT: u16 = 6;
-/// `WGDEVICE_A_PEERS`.
-const PEERS: u16 = 8;
-/// `WGPEER_A_ENDPOINT`: a `sockaddr_in` or `sockaddr_in6`.
-const ENDPOINT: u16 = 4;
-
 /// A socket for requests to WireGuard.
-pub(super) struct WireGuard {
+pub(in crate::netlink) struct WireGuard {
     socket: GenericSocket,
     /// The last answers, with their times.
     known: BTreeMap<IfIndex, (Instant, Vec<Endpoint>)>,
@@ -43,7 +37,7 @@ pub(super) struct WireGuard {
 
 impl WireGuard {
     /// Opens a socket in the network namespace of this thread.
-    pub(super) fn open() -> anyhow::Result<Self> {
+    pub(in crate::netlink) fn open() -> anyhow::Result<Self> {
         Ok(Self {
             socket: GenericSocket::open("wireguard")?,
             known: BTreeMap::new(),
@@ -51,7 +45,7 @@ impl WireGuard {
     }
 
     /// The endpoints of the peers of an interface. Empty if they cannot be read: that takes CAP_NET_ADMIN.
-    pub(super) fn endpoints(&mut self, index: IfIndex) -> Vec<Endpoint> {
+    pub(in crate::netlink) fn endpoints(&mut self, index: IfIndex) -> Vec<Endpoint> {
         self.known
             .retain(|_, (then, _)| then.elapsed() < READ_INTERVAL);
         if let Some((_, known)) = self.known.get(&index) {
@@ -85,7 +79,7 @@ impl WireGuard {
 #[derive(Default)]
 struct Found {
     local_port: Option<u16>,
-    remotes: Vec<(IpAddr, u16)>,
+    remotes: Vec<SocketAddr>,
 }
 
 impl Found {
@@ -111,47 +105,23 @@ impl Found {
     }
 
     fn endpoints(self) -> BTreeSet<Endpoint> {
-        let endpoint = |(remote, port): (IpAddr, u16)| Endpoint {
-            remote: remote.to_canonical(),
+        let endpoint = |remote: SocketAddr| Endpoint {
+            remote: remote.ip().to_canonical(),
             protocol: Some(UDP),
-            remote_port: Some(port),
+            remote_port: Some(remote.port()),
             local_port: self.local_port,
         };
         self.remotes.into_iter().map(endpoint).collect()
     }
 }
 
-/// The address and the port in a `sockaddr_in` or `sockaddr_in6`.
-fn socket_address(bytes: &[u8]) -> Option<(IpAddr, u16)> {
-    let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-    let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
-    let address = match family {
-        libc::AF_INET => IpAddr::from(Ipv4Addr::from(*bytes.get(4..)?.first_chunk::<4>()?)),
-        libc::AF_INET6 => IpAddr::from(Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?)),
-        _ => return None,
-    };
-    Some((address, port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::wireguard::encode_socket_address;
 
     fn peer(remote: &str) -> Vec<u8> {
-        let remote: std::net::SocketAddr = remote.parse().unwrap();
-        let mut bytes = match remote {
-            std::net::SocketAddr::V4(_) => libc::AF_INET,
-            std::net::SocketAddr::V6(_) => libc::AF_INET6,
-        }
-        .to_ne_bytes()[..2]
-            .to_vec();
-        bytes.extend(remote.port().to_be_bytes());
-        match remote.ip() {
-            IpAddr::V4(address) => bytes.extend([&address.octets()[..], &[0; 8]].concat()),
-            IpAddr::V6(address) => {
-                bytes.extend([&[0; 4][..], &address.octets(), &[0; 4]].concat());
-            }
-        }
+        let bytes = encode_socket_address(remote.parse().unwrap());
         let key = attribute(1, &[1; 32]);
         attribute(0x8000, &[key, attribute(ENDPOINT, &bytes)].concat())
     }
