@@ -2,6 +2,9 @@
 //!
 //! Only [`netlink`] uses rtnetlink, and only [`bpf`] uses aya. One task, in [`daemon`], owns the state.
 
+// Foreign text passes through `host::plain` on its way to a terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod bpf;
 pub mod broker;
 pub mod cli;

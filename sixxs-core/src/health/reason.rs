@@ -106,10 +106,7 @@ impl fmt::Display for Reason {
                 }
             }
             Self::NoCarrier => {
-                write!(
-                    f,
-                    "its interface has no carrier; look at the far end of the link"
-                )
+                f.write_str("its interface has no carrier; look at the far end of the link")
             }
             Self::MtuTooSmall(mtu) => write!(
                 f,
@@ -120,9 +117,8 @@ impl fmt::Display for Reason {
                 f,
                 "its interface has no global address; look whether it gets router advertisements or a lease"
             ),
-            Self::NoPrefix => write!(
-                f,
-                "the host has no prefix for it yet; look whether a DHCPv6 client gets one"
+            Self::NoPrefix => f.write_str(
+                "the host has no prefix for it yet; look whether a DHCPv6 client gets one",
             ),
             Self::Duplicate(address) => write!(
                 f,

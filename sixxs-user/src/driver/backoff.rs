@@ -21,7 +21,7 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The pause after a failure.
     pub(super) fn after_failure(&mut self) -> Duration {
-        self.last = (self.last * 2).clamp(FIRST, LONGEST);
+        self.last = self.last.saturating_mul(2).clamp(FIRST, LONGEST);
         self.last
     }
 
@@ -47,7 +47,10 @@ impl RemakePauses {
     pub(super) fn next(&mut self, lasted: Duration) -> Duration {
         self.last = match lasted >= LONGEST {
             true => AFTER_LOSS,
-            false => (self.last * 2).clamp(AFTER_LOSS, LONGEST_REMAKE),
+            false => self
+                .last
+                .saturating_mul(2)
+                .clamp(AFTER_LOSS, LONGEST_REMAKE),
         };
         self.last
     }

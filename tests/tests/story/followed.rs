@@ -227,7 +227,7 @@ fn an_interface_with_a_changing_name(flavour: Flavour, hook: Hook) -> Result<()>
     let routes = host.sh("ip -6 route show table 200")?;
     ensure!(routes.contains("default dev ppp0 "), "{routes}");
 
-    // It comes again under another name, and its counters go on.
+    // It comes again under another name, and its counters continue.
     comes_as(&fixture, "ppp0", "ppp7")?;
     fixture
         .program

@@ -1,4 +1,4 @@
-//! No `+` on times: on `Instant`, `Duration` and `SystemTime` it panics on overflow, and numbers from outside
+//! No `+`, `-` or `*` on times: on `Instant`, `Duration` and `SystemTime` they panic on overflow, and numbers from outside
 //! reach them.
 //!
 //! The check has no types. An operand is a time if its last name is declared as one in the same file, or is the
@@ -23,7 +23,7 @@ const TIMES: &[&str] = &[
     "UNIX_EPOCH",
 ];
 
-/// Additions to times outside tests, one per line.
+/// Sums, differences and products of times outside tests, one per line.
 pub(crate) fn violations(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files {
@@ -36,11 +36,11 @@ pub(crate) fn violations(files: &[File]) -> Vec<String> {
         let code = file.text.split("#[cfg(test)]").next().unwrap_or_default();
         let times = declared(code);
         for (index, line) in code.lines().enumerate() {
-            if adds_to(line, &times) {
+            if computes(line, &times) {
                 let line = index + 1;
                 found.push(format!(
-                    "{path}:{line}: `+` on a time panics on overflow; use saturating_add, or \
-                     clock::after for a point in time"
+                    "{path}:{line}: `+`, `-` and `*` on a time panic on overflow; use saturating_add and its like, \
+                     or clock::after for a point in time"
                 ));
             }
         }
@@ -76,19 +76,21 @@ fn is_time(text: &str) -> bool {
     TYPES.contains(&last)
 }
 
-fn adds_to(line: &str, times: &BTreeSet<&str>) -> bool {
+fn computes(line: &str, times: &BTreeSet<&str>) -> bool {
     let line = without_comment(line);
-    [" + ", " += "].iter().any(|plus| {
-        line.match_indices(plus).any(|(at, _)| {
-            let (left, right) = (&line[..at], &line[at + plus.len()..]);
-            let left = without_call(left);
-            let right = path(right).rsplit(['.', ':']).next().unwrap_or_default();
-            let is_now = TYPES
-                .iter()
-                .any(|name| left.ends_with(&format!("{name}::now")));
-            is_now || times.contains(last_name(left)) || times.contains(right)
+    [" + ", " += ", " - ", " -= ", " * ", " *= "]
+        .iter()
+        .any(|operator| {
+            line.match_indices(operator).any(|(at, _)| {
+                let (left, right) = (&line[..at], &line[at + operator.len()..]);
+                let left = without_call(left);
+                let right = path(right).rsplit(['.', ':']).next().unwrap_or_default();
+                let is_now = TYPES
+                    .iter()
+                    .any(|name| left.ends_with(&format!("{name}::now")));
+                is_now || times.contains(last_name(left)) || times.contains(right)
+            })
         })
-    })
 }
 
 fn without_comment(line: &str) -> &str {
@@ -154,6 +156,8 @@ mod tests {
             "due: Option<Instant>,\nself.due + 1",
             "x + Duration::from_secs(1)",
             "started.elapsed() + self.a",
+            "pause: Duration,\nself.pause * 2",
+            "fn f(a: Duration) {\nlimit -= a;",
             "fn f(times: T) {\nstep: std::time::Duration,\nx + self.request.times.step",
         ] {
             assert_eq!(found(code), 1, "{code}");

@@ -272,13 +272,16 @@ impl Session {
             self.locate_pause = FIRST_LOCATE_PAUSE;
         }
         if elapsed >= self.locate_due {
-            self.locate_pause = (self.locate_pause * 2).min(LONGEST_LOCATE_PAUSE);
+            self.locate_pause = self
+                .locate_pause
+                .saturating_mul(2)
+                .min(LONGEST_LOCATE_PAUSE);
             self.locate_due = elapsed.saturating_add(self.locate_pause);
             return Some(Action::LocateAgain);
         }
         if elapsed >= self.probe_due {
             self.probe_due = elapsed.saturating_add(self.probe_pause);
-            self.probe_pause = (self.probe_pause * 2).min(LONGEST_PROBE_PAUSE);
+            self.probe_pause = self.probe_pause.saturating_mul(2).min(LONGEST_PROBE_PAUSE);
             return Some(Action::Send(self.probe_datagram(unix_seconds)));
         }
         None

@@ -133,7 +133,7 @@ impl Model {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             // One request or its answer may be late.
-            stale_after: (interval * 3).max(Duration::from_secs(3)),
+            stale_after: interval.saturating_mul(3).max(Duration::from_secs(3)),
             received_at: Duration::ZERO,
             status: None,
             lost: None,
