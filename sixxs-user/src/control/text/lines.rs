@@ -6,6 +6,19 @@ pub(super) fn push_line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
+/// Joins the parts that fit into a line of this width, the most important first. The first one is always there.
+pub(super) fn fitting(parts: &[String], columns: usize) -> String {
+    let mut line = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        let width = line.chars().count() + part.chars().count();
+        if index > 0 && width > columns {
+            break;
+        }
+        line.push_str(part);
+    }
+    line
+}
+
 /// Text for a terminal: lines longer than this are wrapped and indented.
 pub fn wrapped(text: &str, columns: usize) -> String {
     const INDENT: &str = "            ";
@@ -38,7 +51,22 @@ fn break_at(line: &str, columns: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::{fitting, wrapped};
+
+    #[test]
+    fn the_last_parts_are_left_out_first() {
+        let parts = ["née".to_owned(), ", two".to_owned(), ", three".to_owned()];
+        for (columns, line) in [
+            (0, "née"),
+            (7, "née"),
+            (8, "née, two"),
+            (14, "née, two"),
+            (15, "née, two, three"),
+        ] {
+            assert_eq!(fitting(&parts, columns), line, "{columns}");
+        }
+        assert_eq!(fitting(&[], 80), "");
+    }
 
     #[test]
     fn no_line_is_longer() {

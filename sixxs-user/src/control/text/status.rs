@@ -1,15 +1,21 @@
 //! The status as text.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
-    lines::push_line,
+    lines::{fitting, push_line},
     numbers::{counted, duration, short_time, size},
 };
 use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, WireGuard, Xdp};
 
-/// Width of the terminal in columns.
+/// Width of the terminal in columns. Of a line that is longer, the least important parts are left out, or it is wrapped.
 const WIDTH: usize = 80;
+
+/// The maximum number of addresses and prefixes of a tunnel in the text. The JSON has all.
+const MAX_SOURCES: usize = 8;
+
+/// The width of a label in front of a line, in columns.
+const LABEL: usize = 12;
 
 /// The screen of `sixxs status`.
 #[must_use]
@@ -93,14 +99,12 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
 
 /// State, addresses, and the objects in place.
 fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
-    let mut line = format!(
-        "{:<15} {:<10} {}, table {}",
-        tunnel.name, tunnel.state, tunnel.kind, tunnel.table
-    );
-    if let Some(mtu) = tunnel.mtu {
-        line += &format!(", mtu {mtu}");
-    }
-    push_line(text, &line);
+    let mut parts = vec![
+        format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind),
+        format!(", table {}", tunnel.table),
+    ];
+    parts.extend(tunnel.mtu.map(|mtu| format!(", mtu {mtu}")));
+    push_line(text, &fitting(&parts, WIDTH));
     if let Some(interface) = &tunnel.interface {
         push_line(text, &format!("  interface {interface}"));
     }
@@ -128,13 +132,7 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     if let Some(until) = &tunnel.until {
         push_line(text, &format!("  until     {until}"));
     }
-    let addresses: Vec<_> = tunnel.addresses.iter().map(ToString::to_string).collect();
-    let sources = [addresses.join(", "), tunnel.prefixes.join(", ")]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ");
-    push_line(text, &format!("  from      {sources}"));
+    push_line(text, &format!("  from      {}", sources(tunnel)));
     push_line(
         text,
         &format!(
@@ -143,6 +141,19 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
             tunnel.program
         ),
     );
+}
+
+/// The addresses and prefixes of a tunnel.
+fn sources(tunnel: &Tunnel) -> String {
+    let addresses = tunnel.addresses.iter().map(ToString::to_string);
+    let sources: Vec<_> = addresses.chain(tunnel.prefixes.iter().cloned()).collect();
+    let more = sources.len().saturating_sub(MAX_SOURCES);
+    let named = sources[..sources.len() - more].join(", ");
+    match more {
+        0 if named.is_empty() => "nothing: it has no address".to_owned(),
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// The latest handshake, and how many peers have had one.
@@ -162,16 +173,22 @@ fn handshake(wireguard: &WireGuard) -> String {
 
 /// Packets, and echo requests with their replies.
 fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
-    push_line(
-        text,
-        &format!(
-            "  traffic   in {} packets, {}; out {} packets, {}",
-            tunnel.packets.incoming,
-            size(tunnel.bytes.incoming),
-            tunnel.packets.out,
-            size(tunnel.bytes.out)
-        ),
+    let (packets, bytes) = (&tunnel.packets, &tunnel.bytes);
+    let whole = format!(
+        "  traffic   in {} packets, {}; out {} packets, {}",
+        packets.incoming,
+        size(bytes.incoming),
+        packets.out,
+        size(bytes.out)
     );
+    let line = match whole.len() <= WIDTH {
+        true => whole,
+        false => format!(
+            "  traffic   in {} packets, out {} packets",
+            packets.incoming, packets.out
+        ),
+    };
+    push_line(text, &line);
     if let Some(outer) = &tunnel.outer {
         push_line(text, &format!("  outer     {}", outer_packets(outer)));
     }
@@ -260,7 +277,7 @@ fn tunnel_drops(text: &mut String, tunnel: &Tunnel) {
 
 /// The result of echo pairing, if there were echo requests.
 fn answers(proof: &Proof) -> Option<String> {
-    let mut line = match proof.answered_percent {
+    let mut parts = vec![match proof.answered_percent {
         Some(100.0) => "100% of pings".to_owned(),
         Some(percent) => {
             let missing = [(proof.unanswered, "unanswered"), (proof.astray, "astray")]
@@ -271,40 +288,32 @@ fn answers(proof: &Proof) -> Option<String> {
             format!("{percent:.1}% of pings ({})", missing.join(", "))
         }
         None => return None,
-    };
-    if let Some(seconds) = proof.last_answered_seconds_ago {
-        line += &format!(", last {} ago", duration(seconds));
-    }
-    if let Some(seconds) = proof.median_seconds {
-        line += &format!(", median {}", short_time(seconds));
-    }
-    if let Some(seconds) = proof.watched_seconds {
-        line += &format!(", in {}", duration(seconds));
-    }
-    Some(line)
+    }];
+    let last = proof.last_answered_seconds_ago;
+    parts.extend(last.map(|seconds| format!(", last {} ago", duration(seconds))));
+    let median = proof.median_seconds;
+    parts.extend(median.map(|seconds| format!(", median {}", short_time(seconds))));
+    let watched = proof.watched_seconds;
+    parts.extend(watched.map(|seconds| format!(", in {}", duration(seconds))));
+    Some(fitting(&parts, WIDTH - LABEL))
 }
 
 fn uplink(text: &mut String, uplink: &Uplink) {
-    push_line(
-        text,
-        &format!(
-            "{:<15} uplink     program {}{}{}",
-            uplink.name,
-            uplink.program,
-            uplink
-                .hook
-                .as_ref()
-                .map_or_else(String::new, |hook| format!(" ({hook})")),
-            match &uplink.xdp {
-                Some(Xdp {
-                    mode: Some(mode),
-                    shared,
-                    ..
-                }) => format!(", XDP {mode}{}", if *shared { " (shared)" } else { "" }),
-                _ => String::new(),
-            }
-        ),
-    );
+    let hook = uplink.hook.as_ref();
+    let mut parts = vec![
+        format!("{:<15} uplink     program {}", uplink.name, uplink.program),
+        hook.map_or_else(String::new, |hook| format!(" ({hook})")),
+    ];
+    if let Some(Xdp {
+        mode: Some(mode),
+        shared,
+        ..
+    }) = &uplink.xdp
+    {
+        parts.push(format!(", XDP {mode}"));
+        parts.extend(shared.then(|| " (shared)".to_owned()));
+    }
+    push_line(text, &fitting(&parts, WIDTH));
     push_line(
         text,
         &format!(
@@ -316,13 +325,16 @@ fn uplink(text: &mut String, uplink: &Uplink) {
     );
 }
 
-/// Counts of refused packets with their reasons.
+/// Counts of refused packets with their reasons, the highest first.
 fn refused(refused: &BTreeMap<String, u64>) -> String {
-    let parts: Vec<_> = refused
-        .iter()
-        .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
-        .collect();
-    parts.join(", ")
+    let mut sorted: Vec<_> = refused.iter().collect();
+    sorted.sort_by_key(|(reason, count)| (Reverse(**count), *reason));
+    let part = |(index, (reason, count)): (usize, (&String, &u64))| {
+        let comma = if index == 0 { "" } else { ", " };
+        format!("{comma}{count} {}", reason.replace('_', " "))
+    };
+    let parts: Vec<_> = sorted.into_iter().enumerate().map(part).collect();
+    fitting(&parts, WIDTH - LABEL)
 }
 
 #[cfg(test)]
@@ -371,11 +383,16 @@ mod tests {
                 "endpoint": endpoint, "carrier": "tun", "ifindex": 4_294_967_295_u32,
                 "table": 4_294_967_295_u32, "mtu": 65_535,
                 "routing": "in_place", "program": "attached",
-                "packets": {"in": 0, "out": 0}, "bytes": {"in": 0, "out": 0},
+                "packets": {"in": u64::MAX, "out": u64::MAX}, "bytes": {"in": u64::MAX, "out": u64::MAX},
                 "echo": {"requests_in": 0, "replies_out": 0, "requests_out": 0, "replies_in": 0,
                     "last_request_in_seconds_ago": null, "last_reply_out_seconds_ago": null},
-                "proof": {"requests": 0, "answered": 0, "astray": 0, "unanswered": 0},
-                "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}, "strays": 0})
+                "proof": {"requests": 4_000_000_000_u64, "answered": 1, "astray": 1_000_000_000,
+                    "unanswered": 2_000_000_000, "answered_percent": 12.345,
+                    "last_answered_seconds_ago": 12_345.6, "median_seconds": 0.123_456,
+                    "watched_seconds": 1_234_567.8},
+                "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}, "strays": 0,
+                "refused": {"not_its_source": u64::MAX, "wrong_signature": 1, "wrong_time": 2,
+                    "replayed": 3, "too_short": u64::MAX}})
         };
         let tunnels = serde_json::json!([
             tunnel("6in4-heartbeat", "255.255.255.255"),
