@@ -70,8 +70,8 @@ enum Task {
     /// some of them in a virtual machine with an old kernel.
     Test(test::Arguments),
     /// Run a benchmark: `core` measures the cost per packet of the kernel programs, `tunnel` the throughput
-    /// and cost of native tunnels, `repair` how long a removed object is missing, `scale` the cost of very
-    /// many tunnels.
+    /// and cost of native tunnels, `repair` how long a removed object is missing, `renumber` how long
+    /// a changed address is not protected, `scale` the cost of very many tunnels.
     Bench {
         /// The benchmark, and its options.
         #[arg(

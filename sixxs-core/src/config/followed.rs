@@ -10,7 +10,7 @@ use std::{
 
 use super::{Config, PrefixSource, Tunnel};
 use crate::{
-    link::Link,
+    link::{Link, Unusable},
     routing::{
         Observed,
         delegations::{Delegation, delegations, prefixes_of},
@@ -29,6 +29,7 @@ const FORMER: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Present {
     addresses: Vec<InterfaceAddress>,
+    tentative: Vec<Ipv6Addr>,
     prefixes: Vec<Prefix>,
     /// Addresses and prefixes that it has lost, and when.
     former: BTreeMap<Prefix, Duration>,
@@ -37,8 +38,13 @@ struct Present {
 
 impl Present {
     fn sources(&self) -> impl Iterator<Item = Prefix> {
-        let addresses = self.addresses.iter().map(|own| Prefix::host(own.address));
+        let addresses = self.all_addresses().map(Prefix::host);
         addresses.chain(self.prefixes.iter().copied())
+    }
+
+    fn all_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        let usable = self.addresses.iter().map(|own| own.address);
+        usable.chain(self.tentative.iter().copied())
     }
 }
 
@@ -144,9 +150,9 @@ impl Followed {
             }
             if tunnel.follows.addresses {
                 let is_free = |address: &Ipv6Addr| owners.may_have(&tunnel.name, *address);
-                let (addresses, more) = addresses(link, is_free);
-                present.addresses = addresses;
-                owners.add(&tunnel.name, &present.addresses);
+                let (addresses, tentative, more) = addresses(link, is_free);
+                (present.addresses, present.tentative) = (addresses, tentative);
+                owners.add(&tunnel.name, present);
                 if more > 0 {
                     let problem = NotFollowed::Addresses(tunnel.name.clone(), more);
                     followed.problems.push(problem);
@@ -360,24 +366,32 @@ impl<'a> Owners<'a> {
         prefixes.any(|(other, _)| other.bits() <= prefix.bits() && other.overlaps(prefix))
     }
 
-    fn add(&mut self, name: &'a IfName, addresses: &[InterfaceAddress]) {
-        for own in addresses {
-            self.addresses.entry(own.address).or_insert(name);
+    fn add(&mut self, name: &'a IfName, present: &Present) {
+        for address in present.all_addresses() {
+            self.addresses.entry(address).or_insert(name);
         }
     }
 }
 
-/// The global addresses that an interface can use, and the number of further ones.
-fn addresses(link: &Link, is_free: impl Fn(&Ipv6Addr) -> bool) -> (Vec<InterfaceAddress>, usize) {
-    let usable = link.global_addresses();
-    let usable = usable.filter(|address| !link.unusable.contains_key(address) && is_free(address));
-    let mut addresses: Vec<_> = usable.copied().collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let more = addresses.len().saturating_sub(MAX_FOLLOWED);
-    addresses.truncate(MAX_FOLLOWED);
+/// The global addresses of an interface: those that it can use, those that it will be able to use, and the number of
+/// further ones.
+fn addresses(
+    link: &Link,
+    is_free: impl Fn(&Ipv6Addr) -> bool,
+) -> (Vec<InterfaceAddress>, Vec<Ipv6Addr>, usize) {
+    let is_duplicate =
+        |address: &Ipv6Addr| link.unusable.get(address) == Some(&Unusable::Duplicate);
+    let own = link.global_addresses();
+    let own = own.filter(|address| !is_duplicate(address) && is_free(address));
+    let mut own: Vec<_> = own.copied().collect();
+    own.sort_unstable_by_key(|address| (link.unusable.contains_key(address), *address));
+    own.dedup();
+    let more = own.len().saturating_sub(MAX_FOLLOWED);
+    own.truncate(MAX_FOLLOWED);
+    let is_usable = |address: &Ipv6Addr| !link.unusable.contains_key(address);
+    let (usable, tentative): (Vec<_>, Vec<_>) = own.into_iter().partition(is_usable);
     let whole = |address| InterfaceAddress { address, bits: 128 };
-    (addresses.into_iter().map(whole).collect(), more)
+    (usable.into_iter().map(whole).collect(), tentative, more)
 }
 
 impl Config {
@@ -406,6 +420,7 @@ impl Config {
             tunnel.former = present.former.keys().copied().collect();
             if tunnel.follows.addresses {
                 tunnel.addresses.clone_from(&present.addresses);
+                tunnel.tentative.clone_from(&present.tentative);
             }
             if tunnel.follows.prefixes.is_host() {
                 tunnel.prefixes.clone_from(&present.prefixes);
@@ -426,7 +441,6 @@ mod tests {
     use super::*;
     use crate::{
         config::parse,
-        link::Unusable,
         routing::{connected::ConnectedRoute, observed::RejectRoute, routers::Router},
         types::{IfIndex, Metric, Mtu, TableId},
     };
@@ -493,6 +507,12 @@ mod tests {
         };
         let own = first.addresses.iter().map(|own| own.address.to_string());
         assert_eq!(own.collect::<Vec<_>>(), ["2001:db8:1::1", "2001:db8:1::2"]);
+        assert_eq!(
+            first.tentative,
+            ["2001:db8:1::e".parse::<Ipv6Addr>().unwrap()]
+        );
+        let sources: Vec<_> = first.sources().map(|source| source.to_string()).collect();
+        assert_eq!(sources, ["2001:db8:1::1", "2001:db8:1::2", "2001:db8:1::e"]);
         assert_eq!(first.gateway, "fe80::9".parse().ok());
         assert_eq!(*second, config.tunnels[1]);
         // The interface is gone.

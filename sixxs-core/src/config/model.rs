@@ -260,6 +260,8 @@ pub struct Tunnel {
     pub gateway: Option<Ipv6Addr>,
     /// What it takes from the host, instead of from the file.
     pub follows: Follows,
+    /// Followed addresses that are not usable yet: duplicate address detection has not ended. They are guarded already.
+    pub tentative: Vec<Ipv6Addr>,
     /// Addresses and prefixes that it has lost lately: their users get errors.
     pub former: Vec<Prefix>,
     /// Whether other software sets the addresses of an interface that the daemon creates (`noconfigure`).
@@ -362,10 +364,13 @@ impl Tunnel {
             || self.carrier.is_by_sit(has_programs) != other.carrier.is_by_sit(has_programs)
     }
 
-    /// The sources of packets that belong to this tunnel: addresses, then prefixes.
+    /// The sources of packets that belong to this tunnel: addresses, then prefixes, then tentative addresses.
     pub fn sources(&self) -> impl Iterator<Item = Prefix> {
         let addresses = self.addresses.iter().map(|a| Prefix::host(a.address));
-        addresses.chain(self.prefixes.iter().copied())
+        let tentative = self.tentative.iter().copied().map(Prefix::host);
+        addresses
+            .chain(self.prefixes.iter().copied())
+            .chain(tentative)
     }
 
     /// The prefixes that a broker may have routed to the tunnel.

@@ -51,6 +51,7 @@ impl Config {
             mtu: None,
             gateway: None,
             follows: Follows::default(),
+            tentative: Vec::new(),
             former: Vec::new(),
         };
         self.tunnels.push(tunnel.clone());

@@ -439,6 +439,7 @@ impl Fields {
             table: TableId(self.table.value().unwrap_or_else(|| table_of(position))),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
             follows,
+            tentative: Vec::new(),
             former: Vec::new(),
             gateway: match self.gateway.value() {
                 Some(OrAuto::Is(gateway)) => Some(gateway),

@@ -108,6 +108,13 @@ impl Daemon {
         self.memory_kib("RssAnon:")
     }
 
+    /// The number of its open file descriptors.
+    pub fn descriptors(&self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.child.id());
+        let open = std::fs::read_dir(&path).with_context(|| format!("list {path}"))?;
+        Ok(open.count())
+    }
+
     fn memory_kib(&self, key: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;

@@ -4,6 +4,7 @@ mod flood;
 mod machine;
 mod packets;
 mod progress;
+mod renumber;
 mod repair;
 mod report;
 mod scale;
@@ -64,6 +65,15 @@ enum Benchmark {
         #[arg(long, default_value_t = 1000)]
         times: usize,
     },
+    /// How long a changed address of a link is not protected.
+    Renumber {
+        /// File for the table; fewer than a thousand changes only print it.
+        #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
+        write: PathBuf,
+        /// How many times the address changes.
+        #[arg(long, default_value_t = 1000)]
+        times: usize,
+    },
     /// Cost of very many tunnel addresses, per packet and at setup, relative to plain rules.
     Scale {
         /// File for the tables; a quick run only prints them.
@@ -102,6 +112,14 @@ fn main() -> Result<()> {
                 return Ok(());
             }
             report::keep(&write, "repair", &section)
+        }
+        Benchmark::Renumber { write, times } => {
+            let section = renumber::measure(times)?;
+            println!("{section}");
+            if times < 1000 {
+                return Ok(());
+            }
+            report::keep(&write, "renumber", &section)
         }
         Benchmark::Scale { write, quick } => {
             let section = scale::measure(quick)?;

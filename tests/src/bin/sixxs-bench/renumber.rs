@@ -1,0 +1,239 @@
+//! How long a changed address of a link is not protected, and what reaches the wrong provider meanwhile.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::Ipv6Addr;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use indicatif::ProgressIterator as _;
+use sixxs_tests::kernel::route_events::Events;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS};
+use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::program::{Hook, Program};
+use sixxs_tests::wait;
+
+use crate::machine;
+use crate::progress;
+
+/// Limit for the protection of an address, and for the daemon's start with all addresses.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Interval of the sender's packets, and the time for which it sends.
+const INTERVAL: Duration = Duration::from_micros(200);
+const SENDING: Duration = Duration::from_millis(20);
+/// Links with many addresses, besides the first tunnel's interface.
+const MORE_LINKS: usize = 3;
+
+/// The number of addresses on the host, and the target for the 99th percentile.
+const CASES: [(usize, Duration); 2] = [
+    (10, Duration::from_millis(5)),
+    (1000, Duration::from_millis(50)),
+];
+
+/// The results of one case.
+struct Row {
+    addresses: usize,
+    most: Duration,
+    times: Vec<Duration>,
+    sent: u64,
+    /// Packets that the wrong provider received.
+    filtered: u64,
+    resident_kib: [u64; 2],
+    descriptors: [usize; 2],
+}
+
+/// Measures with this number of changes per case, and returns the report.
+pub(crate) fn measure(times: usize) -> Result<String> {
+    let rows: Result<Vec<_>> = CASES
+        .iter()
+        .map(|(addresses, most)| {
+            let row = case(*addresses, *most, times)?;
+            // This takes minutes: print each row at once.
+            eprint!("{}", row.text()?);
+            Ok(row)
+        })
+        .collect();
+    write_up(&rows?, times)
+}
+
+/// A process to which commands of `ip` are written.
+struct Ip(Child);
+
+impl Ip {
+    fn start(at: &Namespace) -> Result<Self> {
+        let mut command = at.command("ip");
+        command.args(["-batch", "-"]).stdin(Stdio::piped());
+        Ok(Self(command.spawn().context("start ip")?))
+    }
+
+    fn run(&mut self, line: &str) -> Result<()> {
+        let input = self.0.stdin.as_mut().context("its input")?;
+        writeln!(input, "{line}").context("write to ip")
+    }
+}
+
+impl Drop for Ip {
+    fn drop(&mut self) {
+        // It ends with its input.
+        drop(self.0.stdin.take());
+        let _ended = self.0.wait();
+    }
+}
+
+fn config(lab: &Lab) -> String {
+    let own = format!("address = \"{}/64\"\n", TUNNELS[0].address);
+    let mut text = lab.config("").replacen(&own, "address = \"auto\"\n", 1);
+    for number in 0..MORE_LINKS {
+        text += &format!(
+            "[[link]]\nname = \"more{number}\"\nkind = \"interface\"\naddress = \"auto\"\n\
+             gateway = \"fe80::1\"\n"
+        );
+    }
+    text
+}
+
+/// Makes the other links. The addresses are shared out among them and the first tunnel's interface.
+fn add_links(host: &Namespace, addresses: usize) -> Result<()> {
+    let each = addresses / (MORE_LINKS + 1);
+    let mut batch = String::new();
+    for number in 0..MORE_LINKS {
+        writeln!(
+            batch,
+            "link add more{number} type veth peer name far{number}"
+        )?;
+        writeln!(batch, "link set far{number} up")?;
+        writeln!(batch, "link set more{number} up")?;
+    }
+    for place in 0..=MORE_LINKS {
+        let name = match place.checked_sub(1) {
+            None => TUNNELS[0].interface.to_owned(),
+            Some(number) => format!("more{number}"),
+        };
+        for index in 1..each {
+            writeln!(
+                batch,
+                "address add 2001:db8:{:x}::{index:x}/64 dev {name} nodad",
+                0xc0 + place
+            )?;
+        }
+    }
+    host.ip(&batch)
+}
+
+fn case(addresses: usize, most: Duration, times: usize) -> Result<Row> {
+    let lab = Lab::new(Spec::new(Flavour::Tun))?;
+    let host = lab.host();
+    add_links(host, addresses)?;
+    lab.write_config(&config(&lab))?;
+    let program = Program::new(&lab, Hook::Auto)?;
+    let daemon = program.start()?;
+    let status = || program.status();
+    wait::until("all addresses are there", LIMIT, status, |status| {
+        let mut tunnels = status.tunnels.iter();
+        tunnels.all(|tunnel| tunnel.is_whole() && !tunnel.addresses.is_empty())
+    })?;
+    let events = Events::listen(host)?;
+    let mut ip = Ip::start(host)?;
+    let mut row = Row {
+        addresses,
+        most,
+        times: Vec::new(),
+        sent: 0,
+        filtered: 0,
+        resident_kib: [daemon.resident_kib()?, 0],
+        descriptors: [daemon.descriptors()?, 0],
+    };
+    let before = lab.dropped_by_isp()?;
+    let mut old = TUNNELS[0].address;
+    let bar = progress::bar("changes", times as u64);
+    for number in (0..times).progress_with(bar) {
+        let new = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 1, 0, u16::try_from(number)? + 16);
+        row.times.push(change(&mut ip, &events, old, new)?);
+        row.sent += send(host, new)?;
+        old = new;
+    }
+    row.filtered = lab.dropped_by_isp()? - before;
+    row.resident_kib[1] = daemon.resident_kib()?;
+    row.descriptors[1] = daemon.descriptors()?;
+    ensure!(daemon.stop()? == 0);
+    Ok(row)
+}
+
+/// Replaces an address by another. Returns the time until the new one has its rule.
+fn change(ip: &mut Ip, events: &Events, old: Ipv6Addr, new: Ipv6Addr) -> Result<Duration> {
+    let interface = TUNNELS[0].interface;
+    // Of the changes before.
+    events.all()?;
+    let begun = Instant::now();
+    ip.run(&format!("address add {new}/64 dev {interface} nodad"))?;
+    ip.run(&format!("address del {old}/64 dev {interface}"))?;
+    loop {
+        let event = events.next(LIMIT)?.context("it gets a rule")?;
+        let is_its = event.key.windows(16).any(|bytes| bytes == new.octets());
+        if event.is_rule && event.created && is_its {
+            return Ok(event.at - begun);
+        }
+    }
+}
+
+/// Sends from an address for some time. Returns the number of packets.
+fn send(host: &Namespace, from: Ipv6Addr) -> Result<u64> {
+    let socket = leak::udp_socket(host, from, Cause::Rules)?;
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < SENDING {
+        leak::send(&socket, OUTSIDE, 1, 100)?;
+        sent += 1;
+        std::thread::sleep(INTERVAL);
+    }
+    Ok(sent)
+}
+
+/// The quantile: this many of a thousand values are not above it.
+fn quantile(times: &[Duration], per_mille: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let at = times.len().saturating_sub(1) * per_mille / 1000;
+    times.get(at).copied().unwrap_or_default().as_secs_f64() * 1e3
+}
+
+impl Row {
+    fn text(&self) -> Result<String> {
+        let [before, after] = self.resident_kib;
+        let [opened, left] = self.descriptors;
+        let p99 = quantile(&self.times, 990);
+        let mut row = String::new();
+        writeln!(
+            row,
+            "| {} | {:.1} | {p99:.1} | {:.1} | {} | {} | {} | {before} → {after} | {opened} → {left} |",
+            self.addresses,
+            quantile(&self.times, 500),
+            quantile(&self.times, 1000),
+            self.most.as_millis(),
+            self.sent,
+            self.filtered,
+        )?;
+        Ok(row)
+    }
+}
+
+fn write_up(rows: &[Row], times: usize) -> Result<String> {
+    let (machine, processors, date) = (machine::name()?, machine::processors(), machine::date());
+    let mut text = format!(
+        "## `renumber`: time until a changed address is protected\n\n\
+         {machine}, {processors} processors; {date}. {times} changes each.\n\n\
+         A link follows its addresses (`address = \"auto\"`). `ip` adds an address that is usable at once, and removes\n\
+         the one before. The time ends with the kernel's event for the rule of the new address. Then packets from the\n\
+         new address are sent for {} ms; *filtered* are those that the wrong provider received and dropped.\n\n\
+         | addresses on the host | p50, ms | p99, ms | max, ms | target for p99, ms | packets | filtered | resident, KiB | descriptors |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---|---|\n",
+        SENDING.as_millis(),
+    );
+    for row in rows {
+        text += &row.text()?;
+    }
+    Ok(text)
+}
