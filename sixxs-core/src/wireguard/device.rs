@@ -36,7 +36,7 @@ pub struct Device {
 pub struct DevicePeer {
     /// The key that both ends share in addition to their own.
     pub preshared_key: Option<SecretKey>,
-    /// Where it was heard last, or what was set.
+    /// The source of its last packet, or the configured endpoint.
     pub endpoint: Option<SocketAddr>,
     /// The addresses behind it.
     pub allowed_ips: BTreeSet<AllowedIp>,
@@ -313,9 +313,9 @@ mod tests {
         assert!(!format!("{changes:?}").contains("11, 11"), "{changes:?}");
     }
 
-    /// Each case changes what the kernel has, and expects what is put back.
+    /// Each case changes the kernel's configuration, and expects these restoring changes.
     #[test]
-    fn only_what_differs_is_put_back() {
+    fn only_differences_are_restored() {
         let one = key(1);
         let first = |change: PeerChange| vec![Change::Peer(key(1), change)];
         let interface = |change: InterfaceChange| vec![Change::Interface(change)];

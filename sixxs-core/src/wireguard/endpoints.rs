@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// The handshakes of a device that was looked at once, at 1000 s.
+    /// The handshakes of a device that was read once, at 1000 s.
     fn handshakes(device: &Device) -> Handshakes {
         let mut handshakes = Handshakes::default();
         handshakes.observe(seconds(1000), seconds(1000), device);

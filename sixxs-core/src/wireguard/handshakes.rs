@@ -1,7 +1,7 @@
 //! The age of the latest handshakes, and when it shows that a peer does not answer.
 //!
 //! The kernel gives times of the wall clock, which may jump. So ages are counted from the moment when a new time
-//! was seen, by a clock that never jumps: the time since boot.
+//! was first observed, by a clock that never jumps: the time since boot.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU16, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{device::Device, key::PublicKey};
 /// After this age the keys of a handshake are not used any more (`REJECT_AFTER_TIME` of the protocol).
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 
-/// A handshake takes up to this long: attempts are 5 s apart, and the interface is looked at every 10 s.
+/// A handshake takes up to this long: attempts are 5 s apart, and the interface is read every 10 s.
 const MARGIN: Duration = Duration::from_secs(20);
 
 /// The handshakes of an interface. Times are since boot.

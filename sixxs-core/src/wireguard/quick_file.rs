@@ -371,7 +371,7 @@ impl Reader {
         self.parsed(interface, "MTU", expected, read).map(Mtu)
     }
 
-    /// The IPv6 addresses. IPv4 addresses are left to other software, which a note says.
+    /// The IPv6 addresses. IPv4 addresses are left to other software, with a note.
     fn addresses(&mut self, interface: &Section<'_>) -> Vec<InterfaceAddress> {
         let mut addresses = Vec::new();
         for value in interface.all("Address") {

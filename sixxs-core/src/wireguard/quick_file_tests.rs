@@ -244,7 +244,7 @@ fn a_file_that_is_no_text_or_too_long_is_refused() {
 }
 
 proptest! {
-    /// Whatever is in the file, there is no panic, and no message contains the key.
+    /// No file causes a panic, and no message contains the key.
     #[test]
     fn any_change_of_the_file(at in 0..1000_usize, with in "[ -~\n]{0,6}", drop in 0..40_usize) {
         let mut text = whole();

@@ -33,7 +33,7 @@ pub struct Peer {
     pub endpoint: Option<PeerEndpoint>,
     /// The addresses behind it.
     pub allowed_ips: BTreeSet<AllowedIp>,
-    /// After so many seconds without a packet to it, an empty one is sent; `None`: never.
+    /// The seconds without a packet to it after which an empty one is sent; `None`: never.
     pub keepalive: Option<NonZeroU16>,
 }
 

@@ -155,7 +155,7 @@ pub struct DriverStatus {
     pub outer: OuterReport,
     /// The parameters from the broker.
     pub learned: Option<Learned>,
-    /// The interface and its peers, if the tunnel is by WireGuard and has been looked at.
+    /// The interface and its peers, if the tunnel is by WireGuard and has been read.
     pub wireguard: Option<View>,
 }
 

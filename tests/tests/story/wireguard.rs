@@ -199,7 +199,7 @@ fn a_restart_loses_nothing() -> Result<()> {
 }
 
 #[test]
-fn what_others_change_is_put_back() -> Result<()> {
+fn what_others_change_is_restored() -> Result<()> {
     let Some(fixture) = fixture(|file| file)? else {
         return Ok(());
     };
@@ -227,7 +227,7 @@ fn what_others_change_is_put_back() -> Result<()> {
         let mut shell = fixture.host().command("sh");
         shell::capture(shell.args(["-c", &damage]))?;
         wait::until(
-            &format!("{damage}: it is put back"),
+            &format!("{damage}: it is restored"),
             REPAIRED,
             || Ok((configuration(&fixture, name)?, fixture.program.status()?)),
             |(found, status)| {

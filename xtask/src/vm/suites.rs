@@ -20,6 +20,9 @@ const FEATURES: (&str, &str) = (
     "gre,ip6gre,ip6tnl,sit,vrf,wireguard,xdp_dispatcher",
 );
 
+/// Longer limits for an emulated processor: with pings each 10 ms, a start of the daemon takes half a minute.
+const PATIENCE: (&str, &str) = ("SIXXS_TEST_PATIENCE", "5");
+
 /// The whole list.
 pub(super) const WHOLE: &[Suite] = &[
     Suite {
@@ -62,7 +65,7 @@ pub(super) const WHOLE: &[Suite] = &[
             "a_fight_over_rules",
             "counts repairs within seconds; an emulated processor is some ten times slower",
         )],
-        variables: &[FEATURES],
+        variables: &[FEATURES, PATIENCE],
     },
     GUIDES,
     CHAOS,
@@ -83,7 +86,7 @@ pub(super) const SHORT: &[Suite] = &[
             "xdp_dispatcher::in_the_driver",
         ],
         except: &[],
-        variables: &[FEATURES],
+        variables: &[FEATURES, PATIENCE],
     },
     CHAOS,
 ];

@@ -59,7 +59,7 @@ const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 /// The maximum number of restored parts that wait for the daemon.
 const MAX_RESTORED: usize = 64;
 
-/// What was restored of an interface, for the daemon's log.
+/// The restored parts of an interface, for the daemon's log.
 pub(in crate::driver) type Restored = Arc<Mutex<VecDeque<String>>>;
 
 /// The daemon's handle to a tunnel. When it is dropped, the tunnel ends at its next await.
@@ -144,7 +144,7 @@ impl WireGuardHandle {
         });
     }
 
-    /// Takes what was restored since the last call.
+    /// Takes the parts that were restored since the last call.
     pub(in crate::driver) fn take_restored(&self) -> VecDeque<String> {
         std::mem::take(&mut *lock(&self.restored))
     }
@@ -184,7 +184,7 @@ struct Keeper {
     /// The interface that this tunnel has made, while it exists.
     interface: Option<IfIndex>,
     endpoints: Endpoints,
-    /// Lookups that go on.
+    /// Lookups without a result yet.
     lookups: JoinSet<(Lookup, Result<Vec<IpAddr>, String>)>,
 }
 
@@ -361,7 +361,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until the next look is due, and takes what comes meanwhile.
+    /// Waits until the next look is due, and takes results, settings and scans that come before.
     async fn wait(&mut self, known: &mut Known, looked: Instant) {
         let now = self.clock.now().elapsed;
         let next = self.endpoints.next_lookup();
