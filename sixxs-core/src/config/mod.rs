@@ -22,6 +22,7 @@ mod model;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
+mod url;
 mod xdp;
 
 use std::{path::Path, time::Duration};
@@ -42,6 +43,7 @@ pub use model::{
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;
+pub use url::Url;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},

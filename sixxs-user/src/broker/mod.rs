@@ -8,7 +8,6 @@ pub mod cache;
 pub mod connects;
 mod durable;
 pub mod tic;
-pub(crate) mod tls;
 
 use anyhow::Context as _;
 
