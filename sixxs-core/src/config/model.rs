@@ -14,7 +14,9 @@ use sixxs_common::{
     treatment::OnLeak,
 };
 
-use super::{account::Account, alerting::Alerting, follows::Follows};
+use super::{
+    account::Account, alerting::Alerting, endpoint_update::EndpointUpdate, follows::Follows,
+};
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},
@@ -117,8 +119,13 @@ impl Config {
     /// Whether the configuration contains a secret, which other users must not read.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
-        self.alerting.webhook.is_some()
-            || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
+        let has_secrets = |tunnel: &Tunnel| {
+            let update = tunnel.update.as_ref();
+            // A query of its own may be a password.
+            let has_query = update.is_some_and(|update| update.url.target.expose().contains('?'));
+            tunnel.kind.has_secrets() || has_query
+        };
+        self.alerting.webhook.is_some() || self.tunnels.iter().any(has_secrets)
     }
 }
 
@@ -260,6 +267,8 @@ pub struct Tunnel {
     pub carrier: CarrierChoice,
     /// The far end of its outer packets, if other software creates the interface and the configuration has it.
     pub remote: Option<RemoteEndpoint>,
+    /// How its broker learns this host's IPv4 address; `None`: in no way, or by the tunnel itself.
+    pub update: Option<EndpointUpdate>,
 }
 
 /// The far end of a foreign tunnel.

@@ -148,7 +148,10 @@ mod tests {
             assert_eq!(read.is_loopback(), is_loopback, "{host}");
         }
         let read = Url::parse("https://[2001:db8::1]:8443/x").unwrap();
-        assert_eq!((read.bare_host(), read.authority().as_str()), ("2001:db8::1", "[2001:db8::1]:8443"));
+        assert_eq!(
+            (read.bare_host(), read.authority().as_str()),
+            ("2001:db8::1", "[2001:db8::1]:8443")
+        );
         assert_eq!(Url::parse("http://a:80/").unwrap().authority(), "a");
     }
 }

@@ -1,6 +1,9 @@
 //! Reasons why a tunnel is not healthy, and their texts.
 
-use std::{fmt, net::Ipv6Addr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use sixxs_common::treatment::Treatment;
 
@@ -38,6 +41,8 @@ pub enum Reason {
     Shadowed(ShadowEffect),
     /// Its packets continue to go to other interfaces.
     Leaking(Treatment),
+    /// The broker sends to this address, which this host does not have any more.
+    BrokerSendsElsewhere(Ipv4Addr),
     /// This many echo requests in a row got no reply.
     Unanswered(u64),
     /// Replies have been missing for a longer time.
@@ -80,6 +85,7 @@ impl Reason {
                 | Treatment::Recursion
                 | Treatment::Observed,
             )
+            | Self::BrokerSendsElsewhere(_)
             | Self::Unanswered(_)
             | Self::Silent(_)
             | Self::NotRouted
@@ -136,6 +142,11 @@ impl fmt::Display for Reason {
             ),
             Self::Shadowed(effect) => shadowed(effect, f),
             Self::Leaking(treatment) => leaking(*treatment, f),
+            Self::BrokerSendsElsewhere(address) => write!(
+                f,
+                "the broker sends to {address}, which is not the address of this host any more; the line `update` of `sixxs \
+                 status` names the obstacle"
+            ),
             Self::Unanswered(row) => write!(
                 f,
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"

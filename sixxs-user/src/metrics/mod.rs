@@ -144,6 +144,7 @@ impl Collector for MetricsSnapshot {
         self.uplinks(&mut families)?;
         self.tunnels(&mut families)?;
         self.outer(&mut families)?;
+        self.updates(&mut families)?;
         self.answers(&mut families)?;
         self.brokers(&mut families)
     }

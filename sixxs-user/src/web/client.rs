@@ -218,11 +218,20 @@ mod tests {
             panic!("{address}");
         };
         let source = Ipv4Addr::LOCALHOST;
-        let stream = open(&url, None, Route::From { source, server }).await.unwrap();
+        let stream = open(&url, None, Route::From { source, server })
+            .await
+            .unwrap();
         let authorization = basic_authorization("me", &Secret::from("geheim")).unwrap();
         assert!(!format!("{authorization:?}").contains("Basic"));
         let target = Secret::from("/nic/update?hostname=7");
-        let got = exchange(stream, &url, &target, Message::Get(authorization), max_bytes).await;
+        let got = exchange(
+            stream,
+            &url,
+            &target,
+            Message::Get(authorization),
+            max_bytes,
+        )
+        .await;
         (served.await.unwrap(), got)
     }
 
@@ -233,11 +242,20 @@ mod tests {
             format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
         };
         let (request, got) = get(answer("good 192.0.2.1\n"), 100).await;
-        assert!(request.starts_with("GET /nic/update?hostname=7 HTTP/1.1\r\n"), "{request}");
+        assert!(
+            request.starts_with("GET /nic/update?hostname=7 HTTP/1.1\r\n"),
+            "{request}"
+        );
         // RFC 7617 §2: "me:geheim" in base64.
-        assert!(request.contains("authorization: Basic bWU6Z2VoZWlt\r\n"), "{request}");
+        assert!(
+            request.contains("authorization: Basic bWU6Z2VoZWlt\r\n"),
+            "{request}"
+        );
         let got = got.unwrap();
-        assert_eq!((got.status, got.body.as_slice()), (200, &b"good 192.0.2.1\n"[..]));
+        assert_eq!(
+            (got.status, got.body.as_slice()),
+            (200, &b"good 192.0.2.1\n"[..])
+        );
         assert!(!got.is_too_long);
         let (_, got) = get(answer(&"x".repeat(100_000)), 100).await;
         let got = got.unwrap();
@@ -248,11 +266,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_that_is_none_is_an_error() {
-        for answer in ["", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ngood"] {
+        for answer in [
+            "",
+            "nonsense\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ngood",
+        ] {
             let (_, got) = get(answer.as_bytes().to_vec(), 100).await;
             let error = format!("{:#}", got.unwrap_err());
             assert!(error.starts_with("talk to 127.0.0.1"), "{error}");
-            assert!(!error.contains("geheim") && !error.contains("bWU6"), "{error}");
+            assert!(
+                !error.contains("geheim") && !error.contains("bWU6"),
+                "{error}"
+            );
         }
     }
 }

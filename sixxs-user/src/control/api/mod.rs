@@ -17,8 +17,13 @@ pub use self::{
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },
-    status::{Broker, Echo, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink, Xdp},
-    value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, XdpMode},
+    status::{
+        Broker, Echo, EndpointUpdate, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink, Xdp,
+    },
+    value::{
+        Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, UpdateState,
+        XdpMode,
+    },
 };
 
 /// The media type of metrics.

@@ -6,7 +6,9 @@ use super::{
     lines::push_line,
     numbers::{counted, duration, short_time, size},
 };
-use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, Xdp};
+use crate::control::api::{
+    Broker, EndpointUpdate, Leaks, Outer, Proof, Status, Tunnel, UpdateState, Uplink, Xdp,
+};
 
 /// Width of the terminal in columns.
 const WIDTH: usize = 80;
@@ -119,6 +121,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     if let Some(until) = &tunnel.until {
         push_line(text, &format!("  until     {until}"));
     }
+    if let Some(update) = &tunnel.update {
+        push_line(text, &format!("  update    {}", endpoint_update(update)));
+    }
     let addresses: Vec<_> = tunnel.addresses.iter().map(ToString::to_string).collect();
     let sources = [addresses.join(", "), tunnel.prefixes.join(", ")]
         .into_iter()
@@ -134,6 +139,22 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
             tunnel.program
         ),
     );
+}
+
+/// The state of endpoint updates.
+fn endpoint_update(update: &EndpointUpdate) -> String {
+    let mut line = format!("{}: {}", update.state, update.sentence);
+    if update.state == UpdateState::Current
+        && let Some(seconds) = update.last_seconds_ago
+    {
+        line += &format!(", confirmed {} ago", duration(seconds));
+    }
+    if let Some(seconds) = update.next_in_seconds
+        && update.state == UpdateState::Retrying
+    {
+        line += &format!("; next attempt in {}", duration(seconds));
+    }
+    line
 }
 
 /// Packets, and echo requests with their replies.

@@ -1,0 +1,81 @@
+//! The records of endpoint updates, in `STATE_DIR/updates/NAME`, so that a restart sends nothing twice.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sixxs_core::{
+    broker::{connects::Moment, endpoint_update::Record},
+    config::EndpointUpdate,
+    types::IfName,
+};
+
+use crate::broker::{blocking, durable};
+
+/// Many times the size of a normal file.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// The records of all tunnels. Clones share them.
+#[derive(Clone, Debug)]
+pub struct UpdateStore {
+    directory: PathBuf,
+    /// A task that was ended may still be writing.
+    writer: Arc<Mutex<()>>,
+}
+
+impl UpdateStore {
+    /// The store in `state_dir`, which need not exist yet.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("updates"),
+            writer: Arc::default(),
+        }
+    }
+
+    /// The record of a tunnel. A file that cannot be read counts as missing; the log has the error.
+    pub async fn load(&self, name: &IfName, settings: &EndpointUpdate, now: &Moment) -> Record {
+        let file = self.file(name);
+        let shown = file.display().to_string();
+        let writer = Arc::clone(&self.writer);
+        let read = blocking(move || {
+            let _writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            durable::read(&file, MAX_BYTES)
+        });
+        let record = match read.await {
+            Ok(None) => return Record::new(settings, now),
+            Ok(Some(bytes)) => {
+                Record::read(&bytes, settings, now).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(format!("{error:#}")),
+        };
+        record.unwrap_or_else(|error| {
+            tracing::warn!("{shown}: {error}; the broker gets the address again");
+            Record::new(settings, now)
+        })
+    }
+
+    /// Saves the record of a tunnel; it is on disk when this returns.
+    pub(super) async fn save(
+        &self,
+        name: &IfName,
+        record: &Record,
+        now: &Moment,
+    ) -> anyhow::Result<()> {
+        let file = self.file(name);
+        let directory = self.directory.clone();
+        let writer = Arc::clone(&self.writer);
+        let text = record.text(now.since_boot);
+        blocking(move || {
+            let _writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            durable::directory(&directory)?;
+            durable::replace(&file, text.as_bytes())
+        })
+        .await
+    }
+
+    fn file(&self, name: &IfName) -> PathBuf {
+        self.directory.join(name.as_str())
+    }
+}
