@@ -60,6 +60,8 @@ pub struct Tunnel {
     #[serde(default)]
     pub carrier: Option<String>,
     #[serde(default)]
+    pub update: Option<Update>,
+    #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     pub ifindex: Option<u32>,
     pub addresses: Vec<String>,
@@ -84,6 +86,21 @@ impl Tunnel {
     pub fn is_whole(&self) -> bool {
         self.state == "up" && self.routing == "in_place" && self.program == "attached"
     }
+}
+
+/// `update` of a tunnel.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Update {
+    pub state: String,
+    pub address: Option<String>,
+    pub sentence: String,
+    pub last_seconds_ago: Option<f64>,
+    pub next_in_seconds: Option<f64>,
+    pub requests: u64,
 }
 
 /// `packets` and `bytes` of a tunnel.

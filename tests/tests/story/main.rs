@@ -43,6 +43,7 @@ mod doctor;
 mod doctor_traps;
 mod down;
 mod echo_health;
+mod endpoint_update;
 mod exits;
 mod explain;
 mod fd_store;
