@@ -21,6 +21,7 @@ use sixxs_core::{
     broker::{
         ayiya::{Action as Ayiya, Identity, Now, Received, Session, wire::DropReason},
         connects::{Ledger, Limit, Moment},
+        endpoint_update::{Outcome, Record},
         heartbeat,
         tic::{Action as Tic, Agent, Client, Goal, Login, Problem, saved},
     },
@@ -39,7 +40,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "ayiya",
         body: ayiya,
@@ -71,6 +72,10 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "outer",
         body: outer,
+    },
+    Target {
+        name: "endpoint_update",
+        body: endpoint_update,
     },
 ];
 
@@ -466,4 +471,41 @@ pub fn outer(bytes: &[u8]) {
     let changed = [inner[0] ^ accepted.start[0], inner[1] ^ accepted.start[1]];
     assert!(changed[0] == 0 && changed[1] & !0x30 == 0);
     assert_eq!(accepted.is_remarked, changed != [0, 0]);
+}
+
+/// The answer of a server, and the record of endpoint updates.
+pub fn endpoint_update(bytes: &[u8]) {
+    let (status, body) = bytes.split_at(bytes.len().min(2));
+    let status = status
+        .iter()
+        .fold(0, |status, byte| status << 8 | u16::from(*byte));
+    for answer in [bytes, body] {
+        if let Outcome::Failed(failure) = Outcome::read(status, answer, false) {
+            assert!(!failure.sentence().is_empty());
+        }
+    }
+    let Ok(url) = config::Url::parse("https://broker.example/nic/update") else {
+        unreachable!("it is a URL");
+    };
+    let settings = config::EndpointUpdate {
+        url,
+        user: "me".to_owned(),
+        password: Secret::from("geheim"),
+        hostname: "123".to_owned(),
+        ca: None,
+        remote: [198, 51, 100, 1].into(),
+        local4: None,
+    };
+    let Ok(boot) = "boot-1".parse() else {
+        unreachable!("it is a boot id");
+    };
+    let now = Moment {
+        boot,
+        since_boot: Duration::from_secs(4000),
+    };
+    if let Ok(record) = Record::read(bytes, &settings, &now) {
+        let text = record.text(now.since_boot);
+        let again = Record::read(text.as_bytes(), &settings, &now);
+        assert!(again.is_ok_and(|again| again.text(now.since_boot) == text));
+    }
 }

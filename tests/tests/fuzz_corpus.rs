@@ -94,6 +94,11 @@ fn config() -> Result<()> {
 }
 
 #[test]
+fn endpoint_update() -> Result<()> {
+    replay("endpoint_update")
+}
+
+#[test]
 fn connects() -> Result<()> {
     replay("connects")
 }

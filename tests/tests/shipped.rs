@@ -18,7 +18,11 @@ fn settings() -> String {
 fn read(text: &str) -> Result<Config> {
     let account = "username A-SIXXS\npassword secret\ntunnel_id T1\nserver tic.example.net\n\
                    protocol tic\nipv6_interface sixxs0\n";
-    let files = |_: &str| Ok(account.as_bytes().to_vec().into());
+    let files = |path: &str| {
+        let is_key = path.ends_with(".key");
+        let text = if is_key { "the update key" } else { account };
+        Ok(text.as_bytes().to_vec().into())
+    };
     config::parse_with("sixxs.toml", text, &files).context("read the configuration")
 }
 
@@ -47,7 +51,7 @@ fn reference() -> Result<&'static str> {
 /// All keys that the program knows, from its error messages for unknown keys.
 fn keys_of_the_program() -> Result<BTreeSet<String>> {
     let unknown = "nonsense = 1\n[connect_limit]\nnonsense = 1\n[alert]\nnonsense = 1\n\
-                   [[tunnel]]\nnonsense = 1\n";
+                   [[tunnel]]\nnonsense = 1\n[tunnel.update]\nnonsense = 1\n";
     let Err(refused) = config::parse("sixxs.toml", unknown) else {
         bail!("a key that nobody knows was taken");
     };
@@ -56,7 +60,7 @@ fn keys_of_the_program() -> Result<BTreeSet<String>> {
         .iter()
         .filter_map(|fault| fault.message.strip_prefix("unknown key; expected one of "))
         .collect();
-    ensure!(lists.len() == 4, "{refused}");
+    ensure!(lists.len() == 5, "{refused}");
     let keys = lists.iter().flat_map(|list| list.split(", "));
     Ok(keys.map(str::to_owned).collect())
 }

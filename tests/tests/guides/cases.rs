@@ -30,7 +30,7 @@ macro_rules! guide {
 }
 
 /// Number of blocks in all guides that are not run. A new one needs a good reason.
-const NOT_RUN: usize = 3;
+const NOT_RUN: usize = 4;
 
 /// Both ends have the MTU of Hurricane Electric's tunnels.
 fn hurricane_electric_lab() -> Result<Lab> {

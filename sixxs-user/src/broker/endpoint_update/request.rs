@@ -113,9 +113,8 @@ fn push_escaped(target: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_query_has_the_tunnel_and_a_public_address() {
-        let settings = |url: &str, hostname: &str| EndpointUpdate {
+    fn settings(url: &str, hostname: &str) -> EndpointUpdate {
+        EndpointUpdate {
             url: Url::parse(url).unwrap(),
             user: "me".to_owned(),
             password: Secret::from("geheim"),
@@ -123,14 +122,60 @@ mod tests {
             ca: None,
             remote: Ipv4Addr::new(198, 51, 100, 1),
             local4: None,
+        }
+    }
+
+    const PUBLIC: Subject = Subject::Public(Ipv4Addr::new(192, 0, 2, 1));
+
+    /// A server that accepts connections and never answers; and one that does not exist.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_hangs_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let SocketAddr::V4(server) = listener.local_addr().unwrap() else {
+            panic!("IPv4");
         };
-        let public = Subject::of(Ipv4Addr::new(192, 0, 2, 1), None);
+        let source = Ipv4Addr::LOCALHOST;
+        for (scheme, failure, words) in [
+            (
+                "http",
+                Failure::NoAnswer,
+                "wait for 127.0.0.1: nothing for 30 s",
+            ),
+            (
+                "https",
+                Failure::Unreachable,
+                "connect to 127.0.0.1: nothing for 10 s",
+            ),
+        ] {
+            let settings = settings(&format!("{scheme}://127.0.0.1/nic/update"), "1");
+            let (outcome, detail) = send(&settings, PUBLIC, source, server).await;
+            assert_eq!(outcome, Outcome::Failed(failure));
+            assert_eq!(detail.as_deref(), Some(words));
+        }
+        drop(listener);
+        let settings = settings("http://127.0.0.1/nic/update", "1");
+        let (outcome, detail) = send(&settings, PUBLIC, source, server).await;
+        assert_eq!(outcome, Outcome::Failed(Failure::Unreachable));
+        assert!(detail.unwrap().contains("refused"));
+    }
+
+    #[tokio::test]
+    async fn a_server_needs_an_ipv4_address() {
+        let url = |host: &str| Url::parse(&format!("https://{host}:8443/")).unwrap();
+        let found = server_address(&url("127.0.0.1")).await.unwrap();
+        assert_eq!(found, "127.0.0.1:8443".parse().unwrap());
+        let error = server_address(&url("[::1]")).await.unwrap_err();
+        assert_eq!(error.to_string(), "::1 has no IPv4 address");
+    }
+
+    #[test]
+    fn the_query_has_the_tunnel_and_a_public_address() {
         let private = Subject::of(Ipv4Addr::new(10, 0, 0, 1), None);
         for (url, hostname, subject, expected) in [
             (
                 "https://a/nic/update",
                 "123",
-                public,
+                PUBLIC,
                 "/nic/update?hostname=123&myip=192.0.2.1",
             ),
             (

@@ -79,3 +79,60 @@ impl UpdateStore {
         self.directory.join(name.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, time::Duration};
+
+    use sixxs_core::{
+        broker::endpoint_update::{EndpointUpdate as Machine, Outcome, SETTLE_TIME, Subject},
+        config::Url,
+        secret::Secret,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_is_loaded_for_the_same_tunnel() {
+        let state = tempfile::tempdir().unwrap();
+        let store = UpdateStore::new(&state.path().join("not/yet"));
+        let name: IfName = "sixxs0".parse().unwrap();
+        let settings = |hostname: &str| EndpointUpdate {
+            url: Url::parse("https://broker.example/nic/update").unwrap(),
+            user: "me".to_owned(),
+            password: Secret::from("geheim"),
+            hostname: hostname.to_owned(),
+            ca: None,
+            remote: Ipv4Addr::new(198, 51, 100, 1),
+            local4: None,
+        };
+        let moment = |seconds| Moment {
+            boot: "boot".parse().unwrap(),
+            since_boot: Duration::from_secs(seconds),
+        };
+        let empty = store.load(&name, &settings("1"), &moment(1)).await;
+        assert!(!empty.has_accepted());
+        let mut machine = Machine::new(empty);
+        let subject = Subject::Public(Ipv4Addr::new(192, 0, 2, 1));
+        machine.observe(Ok::<_, String>(subject), Duration::from_secs(1));
+        let now = moment(1).since_boot + SETTLE_TIME;
+        machine.begin(subject, now);
+        machine.end(Outcome::Accepted { address: None }, None, now);
+        store
+            .save(&name, machine.record(), &moment(2))
+            .await
+            .unwrap();
+        let same = store.load(&name, &settings("1"), &moment(3)).await;
+        assert!(same.has_accepted());
+        let other = store.load(&name, &settings("2"), &moment(3)).await;
+        assert!(!other.has_accepted());
+        let file = store.file(&name);
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        for damage in [&b"\xff"[..], b"", &vec![b'#'; 100_000]] {
+            fs::write(&file, damage).unwrap();
+            let read = store.load(&name, &settings("1"), &moment(3)).await;
+            assert!(!read.has_accepted());
+        }
+    }
+}
