@@ -7,4 +7,4 @@
 mod client;
 pub(crate) mod tls;
 
-pub(crate) use client::{Message, Route, basic_authorization, exchange, open};
+pub(crate) use client::{Answer, Message, Route, basic_authorization, exchange, open};

@@ -52,6 +52,7 @@ mod footprint;
 mod full_tunnel;
 mod health;
 mod hooks;
+mod init;
 mod kernel_refusals;
 mod lan_prefixes;
 mod leak_cause;

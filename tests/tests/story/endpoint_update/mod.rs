@@ -22,18 +22,18 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-const USER: &str = "labuser";
-const KEY: &str = "open sesame of the tunnel";
-const TUNNEL_ID: u32 = 4711;
+pub(crate) const USER: &str = "labuser";
+pub(crate) const KEY: &str = "open sesame of the tunnel";
+pub(crate) const TUNNEL_ID: u32 = 4711;
 const SOON: Duration = Duration::from_secs(10);
 
 /// These tests send more requests in a minute than a real host in a year.
 const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
 
 /// A lab whose first tunnel is 6in4, with the web server of its broker.
-struct Story {
-    fixture: Fixture,
-    server: Hurricane,
+pub(crate) struct Story {
+    pub(crate) fixture: Fixture,
+    pub(crate) server: Hurricane,
 }
 
 impl Story {
@@ -72,12 +72,12 @@ impl Story {
         Ok(story)
     }
 
-    fn native(extra: &str) -> Result<Self> {
+    pub(crate) fn native(extra: &str) -> Result<Self> {
         Self::new(Spec::native([Kind::SixInFour, Kind::Ayiya]), extra)
     }
 
     /// A file beside the configuration.
-    fn file(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
         self.fixture.lab.paths().config().with_file_name(name)
     }
 
@@ -108,7 +108,7 @@ impl Story {
     }
 
     /// Starts the daemon, and waits until both tunnels are up.
-    fn start(&self) -> Result<Daemon> {
+    pub(crate) fn start(&self) -> Result<Daemon> {
         let daemon = self.fixture.start()?;
         self.fixture.wait_until_up().with_context(|| daemon.log())?;
         Ok(daemon)
@@ -130,7 +130,7 @@ impl Story {
         update.context("an update")
     }
 
-    fn current_until(&self, address: Ipv4Addr) -> Result<Update> {
+    pub(crate) fn current_until(&self, address: Ipv4Addr) -> Result<Update> {
         let address = address.to_string();
         self.update_until(&format!("the broker has {address}"), |update| {
             update.state == "current" && update.address.as_ref() == Some(&address)
