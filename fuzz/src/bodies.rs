@@ -484,28 +484,21 @@ pub fn endpoint_update(bytes: &[u8]) {
             assert!(!failure.sentence().is_empty());
         }
     }
-    let Ok(url) = config::Url::parse("https://broker.example/nic/update") else {
-        unreachable!("it is a URL");
+    let text = "[[tunnel]]\nname = 'a'\nkind = '6in4'\naddress = '2001:db8::2/64'\nremote4 = '198.51.100.1'\n\
+                [tunnel.update]\nurl = 'https://broker.example/nic/update'\nuser = 'me'\n\
+                password_file = 'key'\nhostname = '123'\n";
+    let key = |_: &str| Ok(b"geheim".to_vec().into());
+    let config = config::parse_with("f", text, &key).ok();
+    let update =
+        config.and_then(|config| config.tunnels.into_iter().find_map(|tunnel| tunnel.update));
+    let (Some(settings), Ok(boot)) = (update, "boot-1".parse()) else {
+        unreachable!("both are valid");
     };
-    let settings = config::EndpointUpdate {
-        url,
-        user: "me".to_owned(),
-        password: Secret::from("geheim"),
-        hostname: "123".to_owned(),
-        ca: None,
-        remote: [198, 51, 100, 1].into(),
-        local4: None,
-    };
-    let Ok(boot) = "boot-1".parse() else {
-        unreachable!("it is a boot id");
-    };
-    let now = Moment {
-        boot,
-        since_boot: Duration::from_secs(4000),
-    };
+    let since_boot = Duration::from_secs(4000);
+    let now = Moment { boot, since_boot };
     if let Ok(record) = Record::read(bytes, &settings, &now) {
-        let text = record.text(now.since_boot);
+        let text = record.text(since_boot);
         let again = Record::read(text.as_bytes(), &settings, &now);
-        assert!(again.is_ok_and(|again| again.text(now.since_boot) == text));
+        assert!(again.is_ok_and(|again| again.text(since_boot) == text));
     }
 }

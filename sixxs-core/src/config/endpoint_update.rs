@@ -1,9 +1,8 @@
 //! `[tunnel.update]`: the broker gets this host's IPv4 address by the dyndns2 protocol.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use super::{
-    Kind, RemoteEndpoint,
     account::Includes,
     section::{Field, Located, Section},
     url::Url,
@@ -174,38 +173,13 @@ fn read_password(
 }
 
 impl Values {
-    /// The updates of a tunnel of this kind, whose far end is `remote` if other software makes it. The broker has to
-    /// learn this host's IPv4 address in no other way.
-    pub(super) fn with_kind(
-        self,
-        kind: &Kind,
-        remote: Option<RemoteEndpoint>,
-        diagnostics: &mut Diagnostics,
-    ) -> Option<EndpointUpdate> {
-        let (remote, local4) = match (kind, remote) {
-            (Kind::SixInFour(tunnel), _) if tunnel.heartbeat.is_none() => {
-                (tunnel.remote4, tunnel.local4)
-            }
-            (
-                Kind::Interface | Kind::Command { .. },
-                Some(RemoteEndpoint {
-                    address: IpAddr::V4(address),
-                    port: None,
-                }),
-            ) => (address, None),
-            (Kind::Interface | Kind::Command { .. }, _) => {
-                let message = "expected only together with remote, the broker's IPv4 address: the broker gets the address by \
-                               which this host reaches it";
-                diagnostics.add(&self.location, message);
-                return None;
-            }
-            (Kind::SixInFour(_) | Kind::Ayiya(_) | Kind::Account(_), _) => {
-                let message = "expected only with kind = \"6in4\", \"interface\" or \"command\": this tunnel reports its \
-                               address itself";
-                diagnostics.add(&self.location, message);
-                return None;
-            }
-        };
+    /// Where the section is.
+    pub(super) const fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The settings of a tunnel with this far end.
+    pub(super) fn with_path(self, remote: Ipv4Addr, local4: Option<Ipv4Addr>) -> EndpointUpdate {
         let Self {
             location: _,
             url,
@@ -214,7 +188,7 @@ impl Values {
             hostname,
             ca,
         } = self;
-        Some(EndpointUpdate {
+        EndpointUpdate {
             url,
             user,
             password,
@@ -222,6 +196,6 @@ impl Values {
             ca,
             remote,
             local4,
-        })
+        }
     }
 }

@@ -20,6 +20,7 @@ mod followed;
 mod follows;
 mod kind;
 mod model;
+mod remote_endpoint;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
@@ -39,9 +40,10 @@ pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
 pub use follows::Follows;
 use model::RULE_PRIORITY;
 pub use model::{
-    AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RemoteEndpoint,
-    RuleMode, SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
+    AnswerEcho, Ayiya, BadRemote, CarrierChoice, Config, Heartbeat, Kind, Remote, RuleMode,
+    SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
+pub use remote_endpoint::RemoteEndpoint;
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;

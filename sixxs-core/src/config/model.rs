@@ -8,19 +8,15 @@ use std::{
     time::Duration,
 };
 
-use sixxs_common::{
-    layout::SHORTEST_ROUTED,
-    packet::{TCP, UDP},
-    treatment::OnLeak,
-};
+use sixxs_common::{layout::SHORTEST_ROUTED, treatment::OnLeak};
 
 use super::{
     account::Account, alerting::Alerting, endpoint_update::EndpointUpdate, follows::Follows,
+    remote_endpoint::RemoteEndpoint,
 };
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},
-    endpoint::Endpoint,
     host::HostName,
     secret::Secret,
     types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
@@ -269,33 +265,6 @@ pub struct Tunnel {
     pub remote: Option<RemoteEndpoint>,
     /// How its broker learns this host's IPv4 address; `None`: in no way, or by the tunnel itself.
     pub update: Option<EndpointUpdate>,
-}
-
-/// The far end of a foreign tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemoteEndpoint {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its port; `None`: all packets between both hosts belong to the tunnel.
-    pub port: Option<u16>,
-}
-
-impl RemoteEndpoint {
-    /// The endpoints of outer packets: with a port, those of UDP and TCP.
-    #[must_use]
-    pub fn endpoints(self) -> Vec<Endpoint> {
-        let protocols: &[_] = match self.port {
-            Some(_) => &[Some(UDP), Some(TCP)],
-            None => &[None],
-        };
-        let endpoint = |protocol: &Option<u8>| Endpoint {
-            remote: self.address,
-            protocol: *protocol,
-            remote_port: self.port,
-            local_port: None,
-        };
-        protocols.iter().map(endpoint).collect()
-    }
 }
 
 /// What is to carry the packets of a 6in4 tunnel.

@@ -1,6 +1,9 @@
 //! Reads a `[[tunnel]]` section.
 
-use std::{net::Ipv6Addr, ops::RangeInclusive};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 use super::{
     CarrierChoice, EndpointUpdate, Follows, Kind, RemoteEndpoint, RuleMode, Tunnel,
@@ -289,7 +292,13 @@ impl Fields {
         let values = self
             .diagnostics
             .absorb(endpoint_update::read(section, includes))?;
-        values.with_kind(kind?, remote, &mut self.diagnostics)
+        match path_to_update(kind?, remote) {
+            Ok((remote, local4)) => Some(values.with_path(remote, local4)),
+            Err(message) => {
+                self.diagnostics.add(values.location(), message);
+                None
+            }
+        }
     }
 
     fn into_tunnel(
@@ -346,6 +355,33 @@ impl Fields {
             update,
         };
         (Some((tunnel, locations)), self.diagnostics)
+    }
+}
+
+/// The far end whose path decides about the address that endpoint updates report, and this host's address if the
+/// configuration has it. The error is for tunnels that have no updates.
+fn path_to_update(
+    kind: &Kind,
+    remote: Option<RemoteEndpoint>,
+) -> Result<(Ipv4Addr, Option<Ipv4Addr>), &'static str> {
+    match (kind, remote) {
+        (Kind::SixInFour(tunnel), _) if tunnel.heartbeat.is_none() => {
+            Ok((tunnel.remote4, tunnel.local4))
+        }
+        (
+            Kind::Interface | Kind::Command { .. },
+            Some(RemoteEndpoint {
+                address: IpAddr::V4(address),
+                port: None,
+            }),
+        ) => Ok((address, None)),
+        (Kind::Interface | Kind::Command { .. }, _) => Err(
+            "expected only together with remote, the broker's IPv4 address: the broker gets the address by which this host \
+             reaches it",
+        ),
+        (Kind::SixInFour(_) | Kind::Ayiya(_) | Kind::Account(_), _) => Err(
+            "expected only with kind = \"6in4\", \"interface\" or \"command\": this tunnel reports its address itself",
+        ),
     }
 }
 

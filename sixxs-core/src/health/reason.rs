@@ -142,11 +142,7 @@ impl fmt::Display for Reason {
             ),
             Self::Shadowed(effect) => shadowed(effect, f),
             Self::Leaking(treatment) => leaking(*treatment, f),
-            Self::BrokerSendsElsewhere(address) => write!(
-                f,
-                "the broker sends to {address}, which is not the address of this host any more; the line `update` of `sixxs \
-                 status` names the obstacle"
-            ),
+            Self::BrokerSendsElsewhere(address) => sends_elsewhere(*address, f),
             Self::Unanswered(row) => write!(
                 f,
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
@@ -156,6 +152,14 @@ impl fmt::Display for Reason {
             Self::NoProgram => write!(f, "its program is not attached"),
         }
     }
+}
+
+fn sends_elsewhere(address: Ipv4Addr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "the broker sends to {address}, which is not the address of this host any more; the line `update` of `sixxs \
+         status` names the obstacle"
+    )
 }
 
 fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,8 @@
 //!
 //! Pure: the caller gathers the facts, and writes the text.
 
+pub mod declared;
+pub mod host;
 pub mod hurricane;
 
 use std::fmt::Write as _;

@@ -225,7 +225,7 @@ enum Command {
     },
     /// Keep the configuration of a `reload --confirm`.
     Confirm,
-    /// Print a first configuration, with comments; change no file.
+    /// Propose a configuration for the tunnels of this host, with comments; change no file that exists.
     Init(init::Arguments),
     /// The commands of AICCU, for old scripts; also available by calling this program as `aiccu`.
     #[command(subcommand)]

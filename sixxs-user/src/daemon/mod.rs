@@ -3,9 +3,10 @@
 //! Three files compose, each on top of the next: [`daemon`] handles events and reports, [`operations`]
 //! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
-//! drivers, [`endpoint_updates`] the tasks that report this host's address, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`snapshot`] is the state as plain data;
-//! [`status`] and [`metrics_snapshot`] are functions of it.
+//! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
+//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks
+//! that report this host's address. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
+//! are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
 //! * the control server ([`crate::control`]): `listeners` starts it, and aborts it when the daemon ends;

@@ -1,14 +1,16 @@
-//! `sixxs init he` asks a server like Hurricane Electric's, and its configuration works as it is.
+//! `sixxs init` reads the host's tunnels, `sixxs init he` asks a server like Hurricane Electric's. Their configurations work as they
+//! are.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::Result;
 use sixxs_tests::broker::hurricane::Fault;
-use sixxs_tests::lab::topology::{HOST4, TIC_SERVER};
-use sixxs_tests::program::Output;
+use sixxs_tests::lab::topology::{Flavour, HOST4, TIC_SERVER};
+use sixxs_tests::program::{Hook, Output};
 
 use crate::endpoint_update::{KEY, Story, USER};
+use crate::fixture::Fixture;
 
 /// Runs `sixxs init he` with these further arguments.
 fn init(story: &Story, more: &[&str]) -> Result<Output> {
@@ -122,5 +124,50 @@ fn other_answers_get_a_sentence() -> Result<()> {
     let printed = init(&story, &[])?;
     assert_eq!(printed.code, 1, "{printed:#?}");
     assert!(printed.stderr.contains("run `chmod o="), "{printed:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_host_s_tunnels_work_as_written() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let root = fixture.lab.paths().base().join("root");
+    fs::create_dir_all(root.join("etc/network"))?;
+    let stanza = "iface he-ipv6 inet6 v4tunnel\n  address 2001:db8:7::2\n  netmask 64\n  endpoint 198.51.100.7\n";
+    fs::write(root.join("etc/network/interfaces"), stanza)?;
+    let root = root.display().to_string();
+    let config = fixture.lab.paths().config();
+    let name = config.display().to_string();
+    let refused = fixture
+        .program
+        .run(&["init", "--root", &root, "--output", &name])?;
+    assert_eq!(refused.code, 1, "{refused:#?}");
+    let printed = fixture.program.run_ok(&["init", "--root", &root])?.stdout;
+    println!("{printed}");
+    for words in [
+        "# uplinks = [\"net0\"]",
+        "# sixxs0: tun, made by other software.",
+        "name = \"sixxs1\"",
+        "# he-ipv6: 6in4 to 198.51.100.7, made by /etc/network/interfaces, and not there now.",
+        "address = \"2001:db8:7::2/64\"",
+    ] {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
+    fs::remove_file(&config)?;
+    fixture
+        .program
+        .run_ok(&["init", "--root", &root, "--output", &name])?;
+    assert_eq!(fs::read_to_string(&config)?, printed);
+    let daemon = fixture.start()?;
+    fixture
+        .program
+        .status_until("the tunnels that exist are whole", |status| {
+            let is_whole = |name| status.tunnel(name).is_whole();
+            is_whole("sixxs0") && is_whole("sixxs1") && status.tunnel("he-ipv6").state == "waiting"
+        })?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+    fixture.ensure_nothing_lost()?;
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -11,7 +11,7 @@
 //!
 //! An address that the server has is not sent again: not after a restart, and not before a day is over. So an
 //! unneeded update, which brokers count as abuse, happens only where nobody can know better: after a request
-//! without an answer, and behind a NAT, whose address only the server sees.
+//! without an answer, and behind a NAT, whose address only the server knows.
 //!
 //! The caller carries out [`EndpointUpdate::next`], and saves the [`Record`] before and after each request.
 
@@ -41,7 +41,7 @@ const LONGEST_RETURN_PAUSE: Duration = Duration::from_secs(6 * 3600);
 pub enum Subject {
     /// This address of this host.
     Public(Ipv4Addr),
-    /// Whatever address the server sees: this host is behind a NAT.
+    /// The source address of the request at the server: this host is behind a NAT.
     BehindNat {
         /// This host's private address.
         source: Ipv4Addr,
@@ -60,7 +60,7 @@ impl Subject {
         }
     }
 
-    /// The address to send; `None`: the server takes the one that it sees.
+    /// The address to send; `None`: the server takes the source address of the request.
     #[must_use]
     pub const fn address(self) -> Option<Ipv4Addr> {
         match self {
@@ -125,7 +125,7 @@ pub enum Next {
 pub enum State {
     /// The broker has the address.
     Current,
-    /// A request is under way.
+    /// A request is in progress.
     Sending,
     /// It waits for a path, for a slot, or for the end of a pause.
     Waiting,
@@ -180,7 +180,7 @@ struct Hold {
     until: Duration,
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Clone, Copy, Debug)]
 struct Sending {
     subject: Subject,
@@ -358,10 +358,10 @@ impl EndpointUpdate {
                 let address = self.record.latest().and_then(|latest| latest.address);
                 let sentence = match (address, &self.path) {
                     (Some(address), Path::By(Subject::BehindNat { .. }, _)) => {
-                        format!("the broker sends to {address}, the address that it sees")
+                        format!("the broker sends to {address}, the source address of the request")
                     }
                     (Some(address), _) => format!("the broker sends to {address}"),
-                    (None, _) => "the broker sends to the address that it sees".to_owned(),
+                    (None, _) => "the broker sends to the source address of the request".to_owned(),
                 };
                 (State::Current, sentence)
             }
@@ -471,7 +471,7 @@ impl Obstacle {
     }
 }
 
-/// Whether an answer confirms what was sent.
+/// Whether an answer confirms the sent address.
 const fn fits(subject: Subject, address: Option<Ipv4Addr>) -> bool {
     match (subject, address) {
         (_, None) => true,
@@ -483,8 +483,10 @@ const fn fits(subject: Subject, address: Option<Ipv4Addr>) -> bool {
 
 fn sending(subject: Subject) -> String {
     match subject {
-        Subject::Public(address) => format!("the broker is told {address}"),
-        Subject::BehindNat { .. } => "the broker is told to look at this host's address".to_owned(),
+        Subject::Public(address) => format!("the broker gets {address}"),
+        Subject::BehindNat { .. } => {
+            "the broker gets a request, and takes its source address".to_owned()
+        }
     }
 }
 

@@ -82,7 +82,7 @@ enum Class {
     Connection,
 }
 
-/// The answer of a server that has a problem: the protocol demands to wait so long.
+/// The pause after the answer of a server with a problem: the protocol demands half an hour.
 const SERVER_PAUSE: Duration = Duration::from_secs(30 * 60);
 
 const CONNECTION_PAUSE: Duration = Duration::from_secs(60);
@@ -266,7 +266,7 @@ impl Failure {
 
 impl Outcome {
     /// Reads an answer. The protocol's word decides, whatever the HTTP status: a `911` often comes with 500, a
-    /// `badauth` with 401. `is_too_long`: the body is longer than what was read.
+    /// `badauth` with 401. `is_too_long`: the body is longer than `body`.
     #[must_use]
     pub fn read(status: u16, body: &[u8], is_too_long: bool) -> Self {
         if is_too_long {

@@ -568,7 +568,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The server, and what has been sent to it.
+/// The server, and the requests to it.
 #[derive(Default)]
 struct World {
     /// The requests: the subject, the time, and whether the server confirmed it.

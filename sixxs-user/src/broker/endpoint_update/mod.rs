@@ -190,7 +190,7 @@ impl Task {
     async fn wait(&mut self, limit: Duration) {
         let limit = limit.min(LONGEST_SLEEP);
         if let Ok(Err(_)) = timeout(limit, self.path_changes.changed()).await {
-            // Nobody watches the path any more: it is looked at from time to time.
+            // Nobody reports changes of the path any more: it is read from time to time.
             sleep(limit).await;
         }
     }

@@ -1,5 +1,6 @@
 //! `sixxs init`: a first configuration, with comments. It never changes a file that exists.
 
+mod host;
 mod hurricane;
 
 use std::{
@@ -22,8 +23,11 @@ pub(super) struct Arguments {
     /// Write to this new file instead of standard output.
     #[arg(long, global = true, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// For tests: the directory that holds the files of network managers.
+    #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
     #[command(subcommand)]
-    source: Source,
+    source: Option<Source>,
 }
 
 #[derive(Subcommand)]
@@ -34,7 +38,11 @@ enum Source {
 
 /// Carries out the command.
 pub(super) async fn init(paths: &Paths, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { output, source } = arguments;
+    let Arguments {
+        output,
+        root,
+        source,
+    } = arguments;
     if let Some(file) = &output
         && file.exists()
     {
@@ -44,7 +52,8 @@ pub(super) async fn init(paths: &Paths, arguments: Arguments) -> anyhow::Result<
         );
     }
     let text = match source {
-        Source::He(arguments) => hurricane::propose(paths, &arguments).await?,
+        None => host::propose(&root).await?,
+        Some(Source::He(arguments)) => hurricane::propose(paths, &arguments).await?,
     };
     match output {
         None => output::print(&text)?,

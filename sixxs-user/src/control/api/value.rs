@@ -90,7 +90,7 @@ words! {
     UpdateState {
         /// The broker has this host's address.
         Current = "current",
-        /// A request is under way.
+        /// A request is in progress.
         Sending = "sending",
         /// Waits for a path, for a connect that is allowed, or for the end of a pause.
         Waiting = "waiting",

@@ -73,7 +73,7 @@ fn the_tunnel_goes_on_within_a_second_of_the_answer() -> Result<()> {
     Ok(())
 }
 
-/// Without a slot of the connect limit nothing is sent; the tunnel waits, and says until when.
+/// Without a slot of the connect limit nothing is sent; the update waits, and reports until when.
 #[test]
 fn requests_take_slots_of_the_connect_limit() -> Result<()> {
     let story = Story::native("[connect_limit]\nconnects = 1\n")?;
@@ -106,9 +106,9 @@ fn requests_take_slots_of_the_connect_limit() -> Result<()> {
     Ok(())
 }
 
-/// Behind a NAT the server takes the address that it sees, once and then daily.
+/// Behind a NAT the server takes the source address of the request, once and then daily.
 #[test]
-fn behind_a_nat_the_server_takes_what_it_sees() -> Result<()> {
+fn behind_a_nat_the_server_takes_the_source_address() -> Result<()> {
     let spec = Spec {
         nat: true,
         ..Spec::native([Kind::SixInFour, Kind::Ayiya])
@@ -130,7 +130,9 @@ fn behind_a_nat_the_server_takes_what_it_sees() -> Result<()> {
     let seen = lab.nat()?.address();
     let update = story.current_until(seen).with_context(|| daemon.log())?;
     assert!(
-        update.sentence.contains("the address that it sees"),
+        update
+            .sentence
+            .contains("the source address of the request"),
         "{update:?}"
     );
     let [request] = &story.server.requests()[..] else {
