@@ -21,7 +21,6 @@ use sixxs_core::{
     broker::{
         ayiya::{Action as Ayiya, Identity, Now, Received, Session, wire::DropReason},
         connects::{Ledger, Limit, Moment},
-        endpoint_update::{Outcome, Record},
         heartbeat,
         tic::{Action as Tic, Agent, Client, Goal, Login, Problem, saved},
     },
@@ -30,6 +29,11 @@ use sixxs_core::{
 };
 
 use super::broker;
+
+#[path = "endpoint_update.rs"]
+mod endpoint_update;
+#[path = "tunnel_info.rs"]
+mod tunnel_info;
 
 /// A kind of bytes.
 pub struct Target {
@@ -40,7 +44,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "ayiya",
         body: ayiya,
@@ -75,7 +79,11 @@ pub const TARGETS: [Target; 9] = [
     },
     Target {
         name: "endpoint_update",
-        body: endpoint_update,
+        body: endpoint_update::body,
+    },
+    Target {
+        name: "tunnel_info",
+        body: tunnel_info::body,
     },
 ];
 
@@ -471,34 +479,4 @@ pub fn outer(bytes: &[u8]) {
     let changed = [inner[0] ^ accepted.start[0], inner[1] ^ accepted.start[1]];
     assert!(changed[0] == 0 && changed[1] & !0x30 == 0);
     assert_eq!(accepted.is_remarked, changed != [0, 0]);
-}
-
-/// The answer of a server, and the record of endpoint updates.
-pub fn endpoint_update(bytes: &[u8]) {
-    let (status, body) = bytes.split_at(bytes.len().min(2));
-    let status = status
-        .iter()
-        .fold(0, |status, byte| status << 8 | u16::from(*byte));
-    for answer in [bytes, body] {
-        if let Outcome::Failed(failure) = Outcome::read(status, answer, false) {
-            assert!(!failure.sentence().is_empty());
-        }
-    }
-    let text = "[[tunnel]]\nname = 'a'\nkind = '6in4'\naddress = '2001:db8::2/64'\nremote4 = '198.51.100.1'\n\
-                [tunnel.update]\nurl = 'https://broker.example/nic/update'\nuser = 'me'\n\
-                password_file = 'key'\nhostname = '123'\n";
-    let key = |_: &str| Ok(b"geheim".to_vec().into());
-    let config = config::parse_with("f", text, &key).ok();
-    let update =
-        config.and_then(|config| config.tunnels.into_iter().find_map(|tunnel| tunnel.update));
-    let (Some(settings), Ok(boot)) = (update, "boot-1".parse()) else {
-        unreachable!("both are valid");
-    };
-    let since_boot = Duration::from_secs(4000);
-    let now = Moment { boot, since_boot };
-    if let Ok(record) = Record::read(bytes, &settings, &now) {
-        let text = record.text(since_boot);
-        let again = Record::read(text.as_bytes(), &settings, &now);
-        assert!(again.is_ok_and(|again| again.text(since_boot) == text));
-    }
 }

@@ -94,6 +94,11 @@ fn config() -> Result<()> {
 }
 
 #[test]
+fn tunnel_info() -> Result<()> {
+    replay("tunnel_info")
+}
+
+#[test]
 fn endpoint_update() -> Result<()> {
     replay("endpoint_update")
 }
