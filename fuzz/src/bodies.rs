@@ -31,6 +31,11 @@ use sixxs_core::{
 
 use super::broker;
 
+#[path = "endpoint_update.rs"]
+mod endpoint_update;
+#[path = "tunnel_info.rs"]
+mod tunnel_info;
+
 /// A kind of bytes.
 pub struct Target {
     /// The name of the target, and of its directory in the corpus.
@@ -40,7 +45,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "ayiya",
         body: ayiya,
@@ -76,6 +81,14 @@ pub const TARGETS: [Target; 9] = [
     Target {
         name: "wg_quick",
         body: wg_quick,
+    },
+    Target {
+        name: "endpoint_update",
+        body: endpoint_update::body,
+    },
+    Target {
+        name: "tunnel_info",
+        body: tunnel_info::body,
     },
 ];
 

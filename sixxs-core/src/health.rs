@@ -6,7 +6,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -85,6 +85,8 @@ pub struct Facts<'a> {
     pub shadow: Option<&'a ShadowEffect>,
     /// The treatment of packets that go to other interfaces, while they continue to ([`Leaking::treatment`]).
     pub leaks: Option<Treatment>,
+    /// The broker certainly sends to this address, which this host does not have any more.
+    pub broker_sends_to: Option<Ipv4Addr>,
     /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
     /// The result of echo pairing over a longer time.
@@ -181,6 +183,7 @@ impl Health {
             reasons.extend(facts.covered_uplink.cloned().map(Reason::CoversUplink));
             reasons.extend(facts.shadow.cloned().map(Reason::Shadowed));
             reasons.extend(facts.leaks.map(Reason::Leaking));
+            reasons.extend(facts.broker_sends_to.map(Reason::BrokerSendsElsewhere));
             reasons.extend(silence(facts));
             reasons.extend(facts.unanswered_peer.map(Reason::PeerSilent));
         } else {

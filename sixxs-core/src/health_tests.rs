@@ -28,6 +28,7 @@ fn good(link: &Link) -> Facts<'_> {
         has_program: true,
         shadow: None,
         leaks: None,
+        broker_sends_to: None,
         unanswered_in_a_row: 0,
         echo_health: EchoHealth::Fine,
         unanswered_peer: None,
@@ -113,6 +114,18 @@ fn an_address_at_another_interface() {
             "failing; 2001:db8:a::2 is an address of net0; it belongs on the tunnel's interface alone"
         );
     }
+}
+
+#[test]
+fn a_broker_that_sends_to_an_old_address() {
+    let link = good_link();
+    let mut facts = good(&link);
+    facts.broker_sends_to = Some("192.0.2.10".parse().unwrap());
+    assert_eq!(
+        judged(&facts),
+        "failing; the broker sends to 192.0.2.10, which is not the address of this host any more; the line `update` of \
+         `sixxs status` names the obstacle"
+    );
 }
 
 #[test]

@@ -25,6 +25,7 @@
 //! * [`cgroup_owner`] – finds the owner of a control group
 //! * [`doctor`] – diagnosis of a host
 //! * [`explain`] – the path of a packet, and faults on it
+//! * [`init`] – proposes a configuration
 //! * [`host`] – checks the host name of web requests
 //! * [`table_names`] – the file with the names of routing tables
 
@@ -44,6 +45,7 @@ pub mod explain;
 pub mod failure_tracker;
 pub mod health;
 pub mod host;
+pub mod init;
 pub mod leak_lines;
 pub mod link;
 pub mod outer_traffic;

@@ -18,4 +18,5 @@ pub mod netlink;
 pub mod preview;
 mod rule_shadowing;
 pub mod teardown;
+pub mod web;
 pub mod wire;

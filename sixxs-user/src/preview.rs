@@ -15,7 +15,10 @@ use sixxs_core::{
 };
 
 use crate::{
-    broker::connects::Connects,
+    broker::{
+        connects::{self, Connects},
+        endpoint_update::UpdateStore,
+    },
     control::api,
     host::clock::{Clock, time_of_day},
     host::kernel_support,
@@ -32,14 +35,24 @@ pub struct CurrentState<'a> {
     pub stopped: BTreeSet<IfName>,
 }
 
+/// What is known about connects to brokers.
+#[derive(Clone, Copy)]
+pub struct Ledgers<'a> {
+    /// The connect limit.
+    pub connects: &'a Connects,
+    /// The records of endpoint updates.
+    pub updates: &'a UpdateStore,
+    /// The clock.
+    pub clock: &'a Clock,
+}
+
 /// The changes that a reload of `new` would make. `learned`: parameters from brokers.
 pub async fn preview(
     before: CurrentState<'_>,
     new: &Config,
     learned: &BTreeMap<IfName, Learned>,
     netlink: &mut Netlink,
-    connects: &Connects,
-    clock: &Clock,
+    ledgers: Ledgers<'_>,
 ) -> anyhow::Result<api::Preview> {
     let change = Change::between(before.config, new, kernel_support::can_carry());
     let starts = change.starts();
@@ -83,12 +96,16 @@ pub async fn preview(
     );
     problems.extend(networks.err().map(|error| error.to_string()));
     problems.extend(plan.problems.iter().map(ToString::to_string));
+    let mut needed = connects_of_starts(new, &whole, &starts, learned);
+    for host in connects_of_updates(before.config, new, &ledgers).await? {
+        *needed.entry(host).or_default() += 1;
+    }
     Ok(api::Preview {
         faults: Vec::new(),
         tunnels: tunnel_changes(&change),
         settings: change.settings.iter().map(ToString::to_string).collect(),
         uplinks,
-        connects: connects_of(new, &whole, &starts, learned, connects, clock).await?,
+        connects: connects_left(needed, ledgers).await?,
         commands: plan.steps.iter().map(ToString::to_string).collect(),
         problems,
     })
@@ -147,14 +164,12 @@ fn with_new_interfaces<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>
 }
 
 /// Number of connects for the starts of these tunnels, by broker.
-async fn connects_of(
+fn connects_of_starts(
     new: &Config,
     whole: &Config,
     starts: &[IfName],
     learned: &BTreeMap<IfName, Learned>,
-    connects: &Connects,
-    clock: &Clock,
-) -> anyhow::Result<Vec<api::ConnectsNeeded>> {
+) -> BTreeMap<String, u32> {
     let mut needed: BTreeMap<String, u32> = BTreeMap::new();
     for name in starts {
         let login = new.tunnels.iter().find_map(|tunnel| match &tunnel.kind {
@@ -171,6 +186,39 @@ async fn connects_of(
             *needed.entry(broker).or_default() += 1;
         }
     }
+    needed
+}
+
+/// The servers of new or changed endpoint updates that have no address of this host yet.
+async fn connects_of_updates(
+    old: &Config,
+    new: &Config,
+    ledgers: &Ledgers<'_>,
+) -> anyhow::Result<Vec<String>> {
+    let now = connects::Clock::now(ledgers.clock)?;
+    let mut hosts = Vec::new();
+    for Tunnel { name, update, .. } in &new.tunnels {
+        let mut before = old.tunnels.iter();
+        let before = before.find(|tunnel| tunnel.name == *name);
+        let before = before.and_then(|tunnel| tunnel.update.as_ref());
+        let Some(update) = update.as_ref().filter(|update| before != Some(update)) else {
+            continue;
+        };
+        let record = ledgers.updates.load(name, update, &now).await;
+        if !record.has_accepted() {
+            hosts.push(update.url.bare_host().to_owned());
+        }
+    }
+    Ok(hosts)
+}
+
+/// What is left for connects to each of these brokers.
+async fn connects_left(
+    needed: BTreeMap<String, u32>,
+    Ledgers {
+        connects, clock, ..
+    }: Ledgers<'_>,
+) -> anyhow::Result<Vec<api::ConnectsNeeded>> {
     let mut all = Vec::new();
     for (broker, count) in needed {
         let standing = connects.standing(&broker).await?;

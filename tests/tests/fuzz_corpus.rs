@@ -99,6 +99,16 @@ fn config() -> Result<()> {
 }
 
 #[test]
+fn tunnel_info() -> Result<()> {
+    replay("tunnel_info")
+}
+
+#[test]
+fn endpoint_update() -> Result<()> {
+    replay("endpoint_update")
+}
+
+#[test]
 fn connects() -> Result<()> {
     replay("connects")
 }

@@ -24,6 +24,7 @@ fn read(text: &str) -> Result<Config> {
         let text = match path {
             "/etc/wireguard/wg1.conf" => &quick,
             "/etc/sixxs/wg3.key" => key,
+            path if path.ends_with(".key") => "the update key",
             _ => account,
         };
         Ok(text.as_bytes().to_vec().into())
@@ -56,7 +57,7 @@ fn reference() -> Result<&'static str> {
 /// All keys that the program knows, from its error messages for unknown keys.
 fn keys_of_the_program() -> Result<BTreeSet<String>> {
     let unknown = "nonsense = 1\n[connect_limit]\nnonsense = 1\n[alert]\nnonsense = 1\n\
-                   [[tunnel]]\nnonsense = 1\n";
+                   [[tunnel]]\nnonsense = 1\n[tunnel.update]\nnonsense = 1\n";
     let Err(refused) = config::parse("sixxs.toml", unknown) else {
         bail!("a key that nobody knows was taken");
     };
@@ -65,7 +66,7 @@ fn keys_of_the_program() -> Result<BTreeSet<String>> {
         .iter()
         .filter_map(|fault| fault.message.strip_prefix("unknown key; expected one of "))
         .collect();
-    ensure!(lists.len() == 4, "{refused}");
+    ensure!(lists.len() == 5, "{refused}");
     let keys = lists.iter().flat_map(|list| list.split(", "));
     Ok(keys.map(str::to_owned).collect())
 }

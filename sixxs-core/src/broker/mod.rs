@@ -3,8 +3,10 @@
 //!
 //! Nothing here opens a socket, reads a file or reads a clock.
 
+mod age;
 pub mod ayiya;
 pub mod connects;
+pub mod endpoint_update;
 pub mod heartbeat;
 pub mod heartbeat_schedule;
 pub mod link;

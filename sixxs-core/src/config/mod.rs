@@ -15,13 +15,17 @@ mod account;
 mod alerting;
 mod broker_overlay;
 mod cross_check;
+mod endpoint_update;
 mod followed;
 mod follows;
 mod kind;
 mod model;
+mod remote_endpoint;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
+mod update_path;
+mod url;
 mod wireguard;
 mod xdp;
 
@@ -34,16 +38,19 @@ use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
+pub use endpoint_update::EndpointUpdate;
 pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
 pub use follows::{Follows, PrefixSource};
 use model::RULE_PRIORITY;
 pub use model::{
-    AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RemoteEndpoint, RuleMode,
-    SUBTREES_TABLE, SixInFour, Tunnel, UnknownValue, XdpChoice, XdpChoices,
+    AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RuleMode, SUBTREES_TABLE, SixInFour,
+    Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
+pub use remote_endpoint::RemoteEndpoint;
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;
+pub use url::Url;
 pub use wireguard::WireGuard;
 
 use crate::{

@@ -3,22 +3,20 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
     time::Duration,
 };
 
-use sixxs_common::{
-    layout::SHORTEST_ROUTED,
-    packet::{TCP, UDP},
-    treatment::OnLeak,
-};
+use sixxs_common::{layout::SHORTEST_ROUTED, treatment::OnLeak};
 
-use super::{account::Account, alerting::Alerting, follows::Follows, wireguard::WireGuard};
+use super::{
+    account::Account, alerting::Alerting, endpoint_update::EndpointUpdate, follows::Follows,
+    remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
+};
 use crate::{
     broker::connects::Limit,
     diagnostics::{Diagnostic, Invalid},
-    endpoint::Endpoint,
     host::HostName,
     remote::Remote,
     secret::Secret,
@@ -125,8 +123,13 @@ impl Config {
     /// Whether the configuration contains a secret, which other users must not read.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
-        self.alerting.webhook.is_some()
-            || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
+        let has_secrets = |tunnel: &Tunnel| {
+            let update = tunnel.update.as_ref();
+            // A query of its own may be a password.
+            let has_query = update.is_some_and(|update| update.url.target.expose().contains('?'));
+            tunnel.kind.has_secrets() || has_query
+        };
+        self.alerting.webhook.is_some() || self.tunnels.iter().any(has_secrets)
     }
 }
 
@@ -270,33 +273,8 @@ pub struct Tunnel {
     pub carrier: CarrierChoice,
     /// The far end of its outer packets, if other software creates the interface and the configuration has it.
     pub remote: Option<RemoteEndpoint>,
-}
-
-/// The far end of a foreign tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemoteEndpoint {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its port; `None`: all packets between both hosts belong to the tunnel.
-    pub port: Option<u16>,
-}
-
-impl RemoteEndpoint {
-    /// The endpoints of outer packets: with a port, those of UDP and TCP.
-    #[must_use]
-    pub fn endpoints(self) -> Vec<Endpoint> {
-        let protocols: &[_] = match self.port {
-            Some(_) => &[Some(UDP), Some(TCP)],
-            None => &[None],
-        };
-        let endpoint = |protocol: &Option<u8>| Endpoint {
-            remote: self.address,
-            protocol: *protocol,
-            remote_port: self.port,
-            local_port: None,
-        };
-        protocols.iter().map(endpoint).collect()
-    }
+    /// How its broker learns this host's IPv4 address; `None`: in no way, or by the tunnel itself.
+    pub update: Option<EndpointUpdate>,
 }
 
 /// What is to carry the packets of a 6in4 tunnel.

@@ -40,6 +40,7 @@ impl Config {
             addresses_by_others: account.aiccu.noconfigure,
             carrier: CarrierChoice::default(),
             remote: None,
+            update: None,
             kind: Kind::Account(Box::new(account)),
             addresses: Vec::new(),
             peer: None,

@@ -3,13 +3,15 @@
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    CarrierChoice, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel, WireGuard,
+    CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel,
+    WireGuard,
     account::Includes,
     cross_check::Locations,
+    endpoint_update,
     follows::OrAuto,
     kind,
     section::{Field, List, Located, Section, SectionHeader},
-    wireguard,
+    update_path, wireguard,
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
@@ -35,6 +37,7 @@ const KEYS: &[&str] = &[
     "table",
     "mtu",
     "gateway",
+    "update",
 ];
 
 const PREFIXES: &str = "IPv6 prefixes, such as 2001:db8:bb::/48";
@@ -49,6 +52,7 @@ pub(super) fn read(
     rule_mode: RuleMode,
 ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
     let kind_fields = kind::Fields::take(&mut section);
+    let update = section.section("update");
     let mut fields = Fields::take(section);
     let has_account = kind_fields.has_account();
     let carrier = kind_fields.carrier();
@@ -75,7 +79,8 @@ pub(super) fn read(
         Some(kind) if kind.is_native() => fields.check_native(kind),
         _ => {}
     }
-    fields.into_tunnel(kind, (carrier, remote), position)
+    let update = fields.check_update(update, kind.as_ref(), remote, includes);
+    fields.into_tunnel(kind, (carrier, remote, update), position)
 }
 
 /// The fields that all kinds of tunnel have.
@@ -398,10 +403,37 @@ impl Fields {
         }
     }
 
+    /// Reads `[tunnel.update]`.
+    fn check_update(
+        &mut self,
+        section: Field<Section<'_>>,
+        kind: Option<&Kind>,
+        remote: Option<RemoteEndpoint>,
+        includes: Includes<'_>,
+    ) -> Option<EndpointUpdate> {
+        let Field::Set(section) = section else {
+            return None;
+        };
+        let values = self
+            .diagnostics
+            .absorb(endpoint_update::read(section, includes))?;
+        match update_path::of_kind(kind?, remote) {
+            Ok((remote, local4)) => Some(values.with_path(remote, local4)),
+            Err(message) => {
+                self.diagnostics.add(values.location(), message);
+                None
+            }
+        }
+    }
+
     fn into_tunnel(
         mut self,
         kind: Option<Kind>,
-        (carrier, remote): (Option<CarrierChoice>, Option<RemoteEndpoint>),
+        (carrier, remote, update): (
+            Option<CarrierChoice>,
+            Option<RemoteEndpoint>,
+            Option<EndpointUpdate>,
+        ),
         position: u32,
     ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
         let follows = self.follows();
@@ -447,6 +479,7 @@ impl Fields {
             },
             carrier: carrier.unwrap_or_default(),
             remote,
+            update,
         };
         (Some((tunnel, locations)), self.diagnostics)
     }

@@ -1,6 +1,9 @@
 //! Reasons why a tunnel is not healthy, and their texts.
 
-use std::{fmt, net::Ipv6Addr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use sixxs_common::treatment::Treatment;
 
@@ -41,6 +44,8 @@ pub enum Reason {
     Shadowed(ShadowEffect),
     /// Its packets continue to go to other interfaces.
     Leaking(Treatment),
+    /// The broker sends to this address, which this host does not have any more.
+    BrokerSendsElsewhere(Ipv4Addr),
     /// This many echo requests in a row got no reply.
     Unanswered(u64),
     /// Replies have been missing for a longer time.
@@ -86,6 +91,7 @@ impl Reason {
                 | Treatment::Recursion
                 | Treatment::Observed,
             )
+            | Self::BrokerSendsElsewhere(_)
             | Self::Unanswered(_)
             | Self::Silent(_)
             | Self::PeerSilent(_)
@@ -143,6 +149,7 @@ impl fmt::Display for Reason {
             ),
             Self::Shadowed(effect) => shadowed(effect, f),
             Self::Leaking(treatment) => leaking(*treatment, f),
+            Self::BrokerSendsElsewhere(address) => sends_elsewhere(*address, f),
             Self::Unanswered(row) => write!(
                 f,
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
@@ -153,6 +160,14 @@ impl fmt::Display for Reason {
             Self::NoProgram => write!(f, "its program is not attached"),
         }
     }
+}
+
+fn sends_elsewhere(address: Ipv4Addr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "the broker sends to {address}, which is not the address of this host any more; the line `update` of `sixxs \
+         status` names the obstacle"
+    )
 }
 
 fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,14 +1,15 @@
-//! The IO of the broker protocols: the connect limit, TIC, and the cache of its parameters.
+//! The IO of the broker protocols: the connect limit, TIC, the cache of its parameters, and endpoint updates.
 //!
 //! Every connect here needs a slot from [`connects`], which is on disk by then.
 //!
-//! Tasks: none outlives a call, except blocking file work, which ends by itself if its caller is dropped.
+//! Tasks: one per tunnel with endpoint updates ([`endpoint_update`]), which ends with its handle. No other outlives a
+//! call, except blocking file work, which ends by itself if its caller is dropped.
 
 pub mod cache;
 pub mod connects;
 mod durable;
+pub mod endpoint_update;
 pub mod tic;
-pub(crate) mod tls;
 
 use anyhow::Context as _;
 

@@ -26,9 +26,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-pub use super::tls::TlsChoice;
-use super::{blocking, connects::Connects, tls::client_config};
-use crate::host::clock::after;
+use super::{blocking, connects::Connects};
+pub use crate::web::tls::TlsChoice;
+use crate::{host::clock::after, web::tls::client_config};
 
 /// A query to a TIC server.
 #[derive(Clone, Debug)]

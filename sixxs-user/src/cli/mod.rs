@@ -5,6 +5,7 @@ mod broker_overlay;
 mod check;
 mod doctor;
 mod explain;
+mod init;
 mod output;
 mod reload;
 mod show;
@@ -224,6 +225,8 @@ enum Command {
     },
     /// Keep the configuration of a `reload --confirm`.
     Confirm,
+    /// Propose a configuration for the tunnels of this host, with comments; change no file that exists.
+    Init(init::Arguments),
     /// The commands of AICCU, for old scripts; also available by calling this program as `aiccu`.
     #[command(subcommand)]
     Aiccu(aiccu::Verb),
@@ -325,6 +328,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             client::post(&socket, "/v1/confirm", &()).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Init(arguments) => init::init(&paths, arguments).await,
         Command::Aiccu(verb) => aiccu::run(&paths, verb).await,
         Command::Plan => show::plan(&paths, json).await,
         Command::Down => {

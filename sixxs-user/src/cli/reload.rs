@@ -9,7 +9,7 @@ use super::{
     output::{json_line, note, print, print_and_exit_code},
 };
 use crate::{
-    broker::{cache::Cache, connects::Connects},
+    broker::{cache::Cache, connects::Connects, endpoint_update::UpdateStore},
     control::api::{CheckReload, ConfigText, Preview, Reload},
     control::client,
     driver,
@@ -17,7 +17,7 @@ use crate::{
     host::config_file,
     host::paths::{Paths, absolute},
     netlink::Netlink,
-    preview::{CurrentState, preview},
+    preview::{CurrentState, Ledgers, preview},
 };
 
 /// Lets the daemon load the file. `confirm`: the number of seconds after which it reverts without a
@@ -89,7 +89,13 @@ async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
     };
     let mut netlink = Netlink::open()?;
     let clock = Clock::default();
-    preview(before, &new, &learned, &mut netlink, &connects, &clock).await
+    let updates = UpdateStore::new(&paths.state_dir);
+    let ledgers = Ledgers {
+        connects: &connects,
+        updates: &updates,
+        clock: &clock,
+    };
+    preview(before, &new, &learned, &mut netlink, ledgers).await
 }
 
 /// Shell commands; everything else is in shell comments.

@@ -317,6 +317,7 @@ impl Daemon {
                 silent: silent_tunnel(&name, &readings, &endpoints, silence),
                 endpoints,
                 account: enforcer.intent.account_file(&name),
+                update: enforcer.updates.report(&name),
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),

@@ -1,6 +1,6 @@
 //! Rounds: each scans the host and reconciles it with the intent. They run as often as the rate limit allows.
 //!
-//! Composes the intent, the drivers, the reconciler, the tamper log, the problems and the alerts. Must not know
+//! Composes the intent, the drivers, the endpoint updates, the reconciler, the tamper log, the problems and the alerts. Must not know
 //! requests, leaks or health.
 
 use std::{sync::Arc, time::Duration};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     alerts::Alerts,
+    endpoint_updates::EndpointUpdates,
     intent::Intent,
     listeners::Listeners,
     problems::Problems,
@@ -47,6 +48,7 @@ pub(super) struct Enforcer {
     pub(super) reconciler: Reconciler,
     pub(super) listeners: Listeners,
     pub(super) alerts: Alerts,
+    pub(super) updates: EndpointUpdates,
     pub(super) tamper_log: TamperLog,
     watcher: Arc<Watcher>,
     limiter: ReconcileLimiter,
@@ -60,17 +62,31 @@ pub(super) struct Enforcer {
     rounds: u64,
 }
 
+/// The parts of an [`Enforcer`].
+pub(super) struct Parts {
+    pub(super) intent: Intent,
+    pub(super) tunnels: Tunnels,
+    pub(super) reconciler: Reconciler,
+    pub(super) listeners: Listeners,
+    pub(super) alerts: Alerts,
+    pub(super) updates: EndpointUpdates,
+    pub(super) watcher: Arc<Watcher>,
+    pub(super) paths: Paths,
+}
+
 impl Enforcer {
     /// Nothing is scanned yet.
-    pub(super) fn new(
-        intent: Intent,
-        tunnels: Tunnels,
-        reconciler: Reconciler,
-        listeners: Listeners,
-        alerts: Alerts,
-        watcher: Arc<Watcher>,
-        paths: Paths,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts {
+            intent,
+            tunnels,
+            reconciler,
+            listeners,
+            alerts,
+            updates,
+            watcher,
+            paths,
+        } = parts;
         Self {
             paths,
             started: Instant::now(),
@@ -79,6 +95,7 @@ impl Enforcer {
             reconciler,
             listeners,
             alerts,
+            updates,
             tamper_log: TamperLog::default(),
             watcher,
             limiter: ReconcileLimiter::default(),
@@ -214,6 +231,8 @@ impl Enforcer {
     /// Runs a round: scans the host, and reconciles it with the intent. An error means that the scan failed.
     pub(super) async fn run_round(&mut self) -> anyhow::Result<()> {
         let mut problems = self.learn_and_scan().await?;
+        let started = self.tunnels.started();
+        self.updates.follow(self.intent.effective(), &started);
         problems.extend(self.repair().await);
         problems.extend(self.lasting_problems());
         self.set_problems(problems);
@@ -272,6 +291,7 @@ impl Enforcer {
             .chain(self.reconciler.unrestored().iter().cloned())
             .chain(self.listeners.problem().cloned())
             .chain(self.alerts.hook_problems())
+            .chain(self.updates.problems())
             .collect()
     }
 

@@ -57,6 +57,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
             wireguard: None,
         },
         account: None,
+        update: None,
         echo_health: EchoHealth::Fine,
         unanswered_in_a_row: 0,
         leaks: None,

@@ -93,6 +93,10 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
         has_program: snapshot.has_program(&tunnel.name),
         shadow: shadow.map(|shadow| effect(snapshot, shadow)).as_ref(),
         leaks: known.leaks,
+        broker_sends_to: known
+            .update
+            .as_ref()
+            .and_then(|update| update.sends_elsewhere),
         unanswered_in_a_row: known.unanswered_in_a_row,
         echo_health: known.echo_health,
         unanswered_peer: known

@@ -4,8 +4,9 @@
 //! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`snapshot`] is the state as plain data;
-//! [`status`] and [`metrics_snapshot`] are functions of it.
+//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks
+//! that report this host's address. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
+//! are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
 //! * the control server ([`crate::control`]): `listeners` starts it, and aborts it when the daemon ends;
@@ -18,6 +19,8 @@
 //! * one per reload by a signal and per revert, which logs the outcome and ends;
 //! * one that prunes the record of connects: [`start`] starts it; the end of the daemon aborts it;
 //! * a driver's own tasks, if it has any ([`crate::driver`]);
+//! * one per tunnel with endpoint updates, and one that counts changes of addresses for them: [`endpoint_updates`]
+//!   starts them, and they end with it;
 //! * the netlink connection ([`crate::netlink`]), which ends when its `Netlink` is dropped.
 //!
 //! Threads:
@@ -37,6 +40,7 @@ mod control_groups;
 )]
 mod daemon;
 mod echo_health;
+mod endpoint_updates;
 mod enforcer;
 mod event;
 #[cfg(test)]

@@ -33,7 +33,7 @@ use crate::{
     host::config_file,
     host::paths::absolute,
     netlink::Scope,
-    preview::{CurrentState, preview},
+    preview::{CurrentState, Ledgers, preview},
 };
 
 /// Carries out what clients and signals ask for.
@@ -129,6 +129,9 @@ impl Operations {
         let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
         // A request overrides what an earlier one has left to do.
         self.pending.retain(|name| !names.contains(name));
+        if verb != Verb::Stop {
+            self.enforcer.updates.retry(&names);
+        }
         let (stop, start) = match verb {
             Verb::Start => (Vec::new(), chosen),
             Verb::Stop => (names.clone(), Vec::new()),
@@ -381,7 +384,12 @@ impl Operations {
             ledger_clock,
         );
         let netlink = self.enforcer.reconciler.netlink();
-        preview(before, &new, &learned, netlink, &connects, clock).await
+        let ledgers = Ledgers {
+            connects: &connects,
+            updates: &self.context.updates,
+            clock,
+        };
+        preview(before, &new, &learned, netlink, ledgers).await
     }
 }
 

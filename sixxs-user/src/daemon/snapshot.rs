@@ -10,9 +10,9 @@ use std::{
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    config::Config, doctor::routing::Shadow, echo_health::EchoHealth, endpoint::Endpoint,
-    enforce::screening::XdpPlace, link::Links, outer_traffic::SilentTunnel, routing::Plan,
-    types::IfName,
+    broker::endpoint_update::Report, config::Config, doctor::routing::Shadow,
+    echo_health::EchoHealth, endpoint::Endpoint, enforce::screening::XdpPlace, link::Links,
+    outer_traffic::SilentTunnel, routing::Plan, types::IfName,
 };
 
 use super::{
@@ -62,6 +62,8 @@ pub(super) struct TunnelState {
     pub(super) echo_health: EchoHealth,
     /// Echo requests since its last reply.
     pub(super) unanswered_in_a_row: u64,
+    /// Its endpoint updates, if it has any.
+    pub(super) update: Option<Report>,
     /// The treatment of its packets that leak at present.
     pub(super) leaks: Option<Treatment>,
     /// The endpoints whose packets are counted for it.

@@ -10,7 +10,8 @@ use super::{
     Options,
     alerts::Alerts,
     daemon::Daemon,
-    enforcer::Enforcer,
+    endpoint_updates::EndpointUpdates,
+    enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
     intent::Intent,
     listeners::Listeners,
@@ -70,15 +71,16 @@ pub(super) async fn start(
     let (stopped_sender, handle, receivers) = channels(options, &clock);
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
-    let mut enforcer = Enforcer::new(
-        Intent::new(config),
+    let mut enforcer = Enforcer::new(Parts {
+        intent: Intent::new(config),
         tunnels,
-        Reconciler::new(netlink, programs, !options.movable_clock),
-        Listeners::new(paths.clone(), handle),
-        Alerts::new(clock),
+        reconciler: Reconciler::new(netlink, programs, !options.movable_clock),
+        listeners: Listeners::new(paths.clone(), handle),
+        alerts: Alerts::new(clock),
+        updates: EndpointUpdates::new(context.for_updates()),
         watcher,
-        paths.clone(),
-    );
+        paths: paths.clone(),
+    });
     // A driver reports later. Until then its tunnel has the stored parameters.
     let learned = context.stored_parameters(enforcer.intent.wanted()).await;
     enforcer.intent.resume(learned);

@@ -1,13 +1,13 @@
 //! The status, from a snapshot. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use sixxs_common::{
     screening::Forgery,
     stat::{Counters, Stat},
 };
 use sixxs_core::{
-    broker::{ayiya::wire::DropReason, connects::Standing},
+    broker::{ayiya::wire::DropReason, connects::Standing, endpoint_update::Report},
     config::{Config, Tunnel},
     enforce::screening::XdpPlace,
     link::{Link, Links},
@@ -84,6 +84,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         health_reasons: health.reasons.iter().map(ToString::to_string).collect(),
         account: known.account.clone(),
         until: state.until_unix().map(rfc3339),
+        update: known.update.as_ref().map(update),
         endpoint: known.view.endpoint.map(|endpoint| endpoint.to_string()),
         carrier: known.view.carrier.map(api::Carrier::from),
         interface: link.and_then(|link| link.matched.as_ref().map(ToString::to_string)),
@@ -133,6 +134,19 @@ fn mtu(tunnel: &Tunnel, link: Option<&Link>) -> Option<u32> {
         (Some(mtu), Some(link)) => Some(mtu.min(link.mtu).0),
         (Some(mtu), None) => Some(mtu.0),
         (None, link) => link.map(|link| link.mtu.0),
+    }
+}
+
+/// The endpoint updates of a tunnel.
+fn update(report: &Report) -> api::EndpointUpdate {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    api::EndpointUpdate {
+        state: report.state.into(),
+        address: report.address,
+        sentence: report.sentence.clone(),
+        last_seconds_ago: seconds(report.confirmed_ago),
+        next_in_seconds: seconds(report.next_in),
+        requests: report.requests,
     }
 }
 
@@ -279,8 +293,6 @@ pub(super) fn counters(readings: &Readings) -> api::Counters {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use sixxs_core::{
         broker::connects::{Wait, WaitReason},
         routing::{Desired, Plan, diff},

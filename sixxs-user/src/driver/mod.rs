@@ -44,7 +44,11 @@ pub(crate) use self::native::session_store::SessionStore;
 
 use self::native::io_thread::IoThread;
 use crate::{
-    broker::{cache::Cache, connects::Connects},
+    broker::{
+        cache::Cache,
+        connects::Connects,
+        endpoint_update::{UpdateContext, UpdateStore},
+    },
     host::clock::Clock,
     host::fd_store::FdStore,
     host::paths::Paths,
@@ -63,6 +67,8 @@ pub struct DriverContext {
     pub connects: Connects,
     /// The stored parameters from brokers.
     pub cache: Cache,
+    /// The records of endpoint updates.
+    pub updates: UpdateStore,
     /// Sessions with brokers.
     pub(crate) sessions: SessionStore,
     /// Descriptors that systemd holds.
@@ -94,6 +100,7 @@ impl DriverContext {
             notifier,
             clock,
             cache: Cache::new(&paths.state_dir),
+            updates: UpdateStore::new(&paths.state_dir),
             sessions: SessionStore::new(&paths.run_dir),
             fd_store,
             connects,
@@ -113,6 +120,16 @@ impl DriverContext {
             cache: self.cache.clone(),
             sessions: self.sessions.clone(),
             fd_store: self.fd_store.clone(),
+        }
+    }
+
+    /// What endpoint updates need.
+    pub(crate) fn for_updates(&self) -> UpdateContext {
+        UpdateContext {
+            clock: self.clock.clone(),
+            connects: self.connects.clone(),
+            store: self.updates.clone(),
+            notifier: Arc::clone(&self.notifier),
         }
     }
 

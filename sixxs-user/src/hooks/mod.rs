@@ -169,7 +169,7 @@ impl Target {
                     Ok(posted) => posted,
                     Err(_) => anyhow::bail!(
                         "{} did not answer within {} s",
-                        webhook.host,
+                        webhook.url.host,
                         ATTEMPT_LIMIT.as_secs()
                     ),
                 }

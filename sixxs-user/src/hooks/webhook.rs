@@ -1,86 +1,18 @@
 //! Posts an alert to a web server, with one connection for each alert. Of the response only the status is used.
 
-use std::{path::PathBuf, pin::pin, sync::Arc};
-
-use anyhow::{Context as _, ensure};
-use http_body_util::Full;
-use hyper::{
-    Method, Request,
-    body::Bytes,
-    client::conn::http1,
-    header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT},
-};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use anyhow::ensure;
 use sixxs_core::config::Webhook;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::TlsConnector;
 
-use crate::broker::tls::{TlsChoice, client_config};
+use crate::web::{self, Message, Route};
 
 /// Posts an alert.
 pub(super) async fn post(webhook: &Webhook, line: &str) -> anyhow::Result<()> {
-    let Webhook { host, port, .. } = webhook;
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, *port))
-        .await
-        .with_context(|| format!("connect to {host}, port {port}"))?;
-    if !webhook.tls {
-        return post_over(stream, webhook, line).await;
-    }
-    let choice = TlsChoice {
-        ca: webhook.ca.as_ref().map(PathBuf::from),
-        verify: true,
-    };
-    let tls = TlsConnector::from(Arc::new(client_config(&choice)?));
-    let name = ServerName::try_from(bare.to_owned()).context("its name")?;
-    let stream = tls
-        .connect(name, stream)
-        .await
-        .with_context(|| format!("start TLS with {host}"))?;
-    post_over(stream, webhook, line).await
-}
-
-async fn post_over(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    webhook: &Webhook,
-    line: &str,
-) -> anyhow::Result<()> {
-    let host = &webhook.host;
-    let talk = || format!("talk to {host}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .with_context(talk)?;
-    let usual = if webhook.tls { 443 } else { 80 };
-    let authority = match webhook.port {
-        port if port == usual => host.clone(),
-        port => format!("{host}:{port}"),
-    };
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(webhook.target.expose())
-        .header(HOST, authority)
-        .header(CONTENT_TYPE, "application/json")
-        .header(USER_AGENT, concat!("sixxs/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, "close")
-        .body(Full::new(Bytes::from(line.to_owned())))
-        .context("make the request")?;
-    let mut answered = pin!(sender.send_request(request));
-    // Drive the connection until the response arrives; both are dropped together.
-    let response = tokio::select! {
-        biased;
-        response = &mut answered => response,
-        ended = connection => {
-            ended.with_context(talk)?;
-            answered.await
-        }
-    };
-    let response = response.with_context(talk)?;
-    let status = response.status();
-    ensure!(status.is_success(), "{host} answered {status}");
+    let Webhook { url, ca } = webhook;
+    let stream = web::open(url, ca.as_deref(), Route::Any).await?;
+    let message = Message::PostJson(line);
+    let answer = web::exchange(stream, url, &url.target, message, 0).await?;
+    let (host, status) = (&url.host, answer.status);
+    ensure!((200..300).contains(&status), "{host} answered {status}");
     Ok(())
 }
 
@@ -89,20 +21,19 @@ mod tests {
     use super::*;
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
-    use sixxs_core::secret::Secret;
+    use sixxs_core::config::Url;
+    use std::sync::Arc;
     use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
         net::TcpListener,
         task::JoinHandle,
     };
     use tokio_rustls::TlsAcceptor;
 
     fn webhook(port: u16, ca: Option<String>) -> Webhook {
+        let scheme = if ca.is_some() { "https" } else { "http" };
         Webhook {
-            tls: ca.is_some(),
-            host: "127.0.0.1".to_owned(),
-            port,
-            target: Secret::from("/tell?token=geheim"),
+            url: Url::parse(&format!("{scheme}://127.0.0.1:{port}/tell?token=geheim")).unwrap(),
             ca,
         }
     }

@@ -15,4 +15,5 @@ pub mod ping;
 pub(crate) mod plain;
 pub(crate) mod raw_sockets;
 pub(crate) mod run_dir;
+pub(crate) mod source_address;
 pub mod table_names_file;

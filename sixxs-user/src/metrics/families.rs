@@ -10,7 +10,9 @@ use sixxs_common::echo::{BUCKETS, Times, bucket_end_ns};
 use sixxs_core::echo_health::EchoCounts;
 
 use super::{Families, MetricsSnapshot};
-use crate::control::api::{Echo, Health, InOut, Outer, Program, Routing, Silence, State, Status};
+use crate::control::api::{
+    Echo, Health, InOut, Outer, Program, Routing, Silence, State, Status, UpdateState,
+};
 
 fn flag(is: bool) -> f64 {
     if is { 1.0 } else { 0.0 }
@@ -314,6 +316,35 @@ impl MetricsSnapshot {
             "sixxs_tunnel_outer_last_timestamp_seconds",
             "When the last outer packet of a tunnel arrived or left",
             last,
+        )
+    }
+
+    pub(super) fn updates(&self, families: &mut Families<'_>) -> fmt::Result {
+        let updates = || {
+            let tunnels = self.status.tunnels.iter();
+            tunnels.filter_map(|tunnel| Some((tunnel.name.as_str(), tunnel.update.as_ref()?)))
+        };
+        families.gauges(
+            "sixxs_endpoint_update_state",
+            "State of the updates of this host's IPv4 address at a broker: 1 for the current one",
+            updates().flat_map(|(name, update)| {
+                UpdateState::ALL.iter().map(move |state| {
+                    let labels = [("tunnel", name), ("state", state.name())];
+                    (labels, flag(update.state == *state))
+                })
+            }),
+        )?;
+        families.counters(
+            "sixxs_endpoint_update_requests",
+            "Requests with this host's IPv4 address to a broker since the updates were started",
+            updates().map(|(name, update)| ([("tunnel", name)], update.requests)),
+        )?;
+        families.gauges(
+            "sixxs_endpoint_update_last_timestamp_seconds",
+            "When a broker has confirmed this host's IPv4 address",
+            updates().filter_map(|(name, update)| {
+                Some(([("tunnel", name)], self.unix(update.last_seconds_ago?)))
+            }),
         )
     }
 

@@ -147,6 +147,7 @@ impl Collector for MetricsSnapshot {
         self.tunnels(&mut families)?;
         self.outer(&mut families)?;
         self.wireguard(&mut families)?;
+        self.updates(&mut families)?;
         self.answers(&mut families)?;
         self.brokers(&mut families)
     }

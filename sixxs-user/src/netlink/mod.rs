@@ -12,6 +12,7 @@ mod features;
 mod foreign_routes;
 mod generic;
 mod link_facts;
+mod link_kinds;
 mod link_type;
 mod observe;
 pub mod owned_links;

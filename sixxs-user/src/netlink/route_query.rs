@@ -89,17 +89,24 @@ impl Netlink {
         source: Ipv4Addr,
         destination: Ipv4Addr,
     ) -> anyhow::Result<Option<IfIndex>> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
-        request.header.kind = RouteType::Unspec;
-        request.header.destination_prefix_length = 32;
-        request.header.source_prefix_length = 32;
-        request.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet(destination)),
-            RouteAttribute::Source(RouteAddress::Inet(source)),
-        ];
-        let answer = self.one_route(request).await?;
+        let answer = self.one_route(message4(source, destination)).await?;
         Ok(answer.ok().and_then(|route| oif(&route)))
+    }
+
+    /// The router for an IPv4 destination, from an address of this host; `None`: there is no route, or no router.
+    pub async fn gateway4(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+    ) -> anyhow::Result<Option<Ipv4Addr>> {
+        let answer = self.one_route(message4(source, destination)).await?;
+        let attributes = answer.map(|route| route.attributes).unwrap_or_default();
+        Ok(attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(gateway),
+                _ => None,
+            }))
     }
 
     async fn one_route(&self, request: RouteMessage) -> anyhow::Result<io::Result<RouteMessage>> {
@@ -117,6 +124,19 @@ impl Netlink {
             Err(error) => Err(error).context("look a route up"),
         }
     }
+}
+
+fn message4(source: Ipv4Addr, destination: Ipv4Addr) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.kind = RouteType::Unspec;
+    request.header.destination_prefix_length = 32;
+    request.header.source_prefix_length = 32;
+    request.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(destination)),
+        RouteAttribute::Source(RouteAddress::Inet(source)),
+    ];
+    request
 }
 
 fn message(question: RouteQuery, flags: RouteFlags) -> RouteMessage {

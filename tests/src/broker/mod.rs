@@ -5,14 +5,16 @@
 //! A [`pop::Pop`] carries packets: AYIYA ([`ayiya`]), 6in4 ([`protocol41`]), and 6in4 whose client reports
 //! its address by [`heartbeat`]. [`session`] has the state of a tunnel, `state` decides, the thread in
 //! `datapath` moves packets, and [`impairment`] simulates a bad path. [`forge`] makes invalid datagrams.
-//! [`tic`] is the server.
+//! [`tic`] is the server, and [`hurricane`] the web server of a broker like Hurricane Electric.
 
 pub mod ayiya;
+mod certificate;
 pub mod clock;
 pub mod counts;
 mod datapath;
 pub mod forge;
 pub mod heartbeat;
+pub mod hurricane;
 pub mod impairment;
 pub mod ping;
 pub mod pop;

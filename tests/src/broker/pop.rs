@@ -83,6 +83,23 @@ pub enum Source {
     Other(SocketAddrV4),
 }
 
+/// Sets the registered address of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Registrar {
+    state: Arc<Mutex<State>>,
+    address: Ipv6Addr,
+}
+
+impl Registrar {
+    /// Packets for the tunnel go to this address from now on.
+    pub fn register(&self, endpoint: Ipv4Addr) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = state.session_mut(self.address) {
+            session.change(|setup| setup.registered = Some(endpoint));
+        }
+    }
+}
+
 impl Pop {
     /// Starts a PoP that serves these tunnels.
     pub fn new(location: Location, setups: Vec<Setup>) -> Result<Self> {
@@ -168,6 +185,14 @@ impl Pop {
         let session = session.with_context(|| format!("this PoP has no tunnel {address}"))?;
         session.change(change);
         Ok(())
+    }
+
+    /// Sets the registered address of a tunnel, from any thread.
+    pub fn registrar(&self, address: Ipv6Addr) -> Registrar {
+        Registrar {
+            state: Arc::clone(&self.state),
+            address,
+        }
     }
 
     /// Sets the ping interval for every client; the first ping comes after one interval.

@@ -61,6 +61,7 @@ pub struct Tunnel {
     pub carrier: Option<String>,
     #[serde(default)]
     pub wireguard: Option<WireGuard>,
+    pub update: Option<Update>,
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     #[serde(default)]
@@ -115,6 +116,21 @@ pub struct WireGuardPeer {
     pub endpoint: Option<String>,
     pub latest_handshake_seconds_ago: Option<f64>,
     pub keepalive_seconds: Option<u16>,
+}
+
+/// `update` of a tunnel.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Update {
+    pub state: String,
+    pub address: Option<String>,
+    pub sentence: String,
+    pub last_seconds_ago: Option<f64>,
+    pub next_in_seconds: Option<f64>,
+    pub requests: u64,
 }
 
 /// `packets` and `bytes` of a tunnel.

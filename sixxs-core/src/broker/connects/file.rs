@@ -2,10 +2,7 @@
 
 use std::{fmt, fmt::Write as _, time::Duration};
 
-use super::{
-    Ledger, Refusal,
-    age::{Age, BootId, Moment},
-};
+use super::{Age, BootId, Ledger, Moment, Refusal};
 
 /// The file of connects is damaged, or from a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,7 +12,6 @@
 //! The caller reads and writes the file, locks it and reads the clocks. It must take a [`Moment`]
 //! after the lock.
 
-mod age;
 mod file;
 
 use std::{
@@ -22,9 +21,10 @@ use std::{
     time::Duration,
 };
 
-use age::Age;
-pub use age::{BadBootId, BootId, Moment};
+pub use super::age::{BadBootId, BootId, Moment};
 pub use file::Damaged;
+
+use super::age::Age;
 
 /// The number of connects that a broker accepts, and its reaction to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -65,10 +65,7 @@ fn what_a_configuration_needs_and_hides() {
         (false, false)
     );
     config.alerting.webhook = Some(Webhook {
-        tls: true,
-        host: "example.net".to_owned(),
-        port: 443,
-        target: "/secret".into(),
+        url: Url::parse("https://example.net/secret").unwrap(),
         ca: None,
     });
     assert_eq!((config.has_accounts(), config.has_secrets()), (false, true));

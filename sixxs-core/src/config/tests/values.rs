@@ -88,7 +88,10 @@ fn settings_are_read() {
     assert_eq!(config.connect_limit, limit);
     assert_eq!(config.alerting.command, ["tell", "me"]);
     let webhook = config.alerting.webhook.unwrap();
-    assert_eq!((webhook.host.as_str(), webhook.port), ("example.net", 443));
+    assert_eq!(
+        (webhook.url.host.as_str(), webhook.url.port),
+        ("example.net", 443)
+    );
     assert_eq!(webhook.ca.as_deref(), Some("ca.pem"));
     // Without them:
     let config = parse("f", GOOD).unwrap();

@@ -18,10 +18,13 @@ pub use self::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },
     status::{
-        Broker, Echo, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink, WireGuard,
-        WireGuardPeer, Xdp,
+        Broker, Echo, EndpointUpdate, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink,
+        WireGuard, WireGuardPeer, Xdp,
     },
-    value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, XdpMode},
+    value::{
+        Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, UpdateState,
+        XdpMode,
+    },
 };
 
 /// The media type of metrics.

@@ -1,10 +1,15 @@
 //! The state of tunnels, uplinks and brokers.
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{Carrier, Health, Hook, Kind, Program, Routing, Silence, State, XdpMode};
+use super::value::{
+    Carrier, Health, Hook, Kind, Program, Routing, Silence, State, UpdateState, XdpMode,
+};
 
 /// `sixxs status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +62,9 @@ pub struct Tunnel {
     /// End of the lockout in the state `locked_out`, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+    /// The updates of this host's IPv4 address at the broker, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<EndpointUpdate>,
     /// The broker's endpoint of a native tunnel: address and port, or only the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -149,6 +157,23 @@ pub struct WireGuardPeer {
     pub latest_handshake_seconds_ago: Option<f64>,
     /// Seconds between keepalives; `null` for none.
     pub keepalive_seconds: Option<u16>,
+}
+
+/// The updates of this host's IPv4 address at the broker of a tunnel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EndpointUpdate {
+    /// Their state.
+    pub state: UpdateState,
+    /// The address that the broker has confirmed last; `null` if there is none.
+    pub address: Option<Ipv4Addr>,
+    /// The state as a sentence.
+    pub sentence: String,
+    /// Seconds since the broker has confirmed the address; after a reboot at least that; `null` for never.
+    pub last_seconds_ago: Option<f64>,
+    /// Seconds until the next request, if nothing changes; `null` if there is none to come.
+    pub next_in_seconds: Option<f64>,
+    /// Number of requests since the updates were started.
+    pub requests: u64,
 }
 
 /// The outer packets of a tunnel, by which its packets travel between this host and the far end.

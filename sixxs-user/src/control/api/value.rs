@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sixxs_common::treatment;
-use sixxs_core::{config, health, link, tunnel};
+use sixxs_core::{broker::endpoint_update, config, health, link, tunnel};
 
 /// Defines enums with the word of each variant, and `Unknown` for all other words.
 macro_rules! words {
@@ -86,6 +86,20 @@ words! {
         Degraded = "degraded",
         /// Replies do not leave by the tunnel, or cannot.
         Failing = "failing",
+    }
+
+    /// The state of a tunnel's endpoint updates.
+    UpdateState {
+        /// The broker has this host's address.
+        Current = "current",
+        /// A request is in progress.
+        Sending = "sending",
+        /// Waits for a path, for a connect that is allowed, or for the end of a pause.
+        Waiting = "waiting",
+        /// Failed, and is tried again.
+        Retrying = "retrying",
+        /// Failed, and needs a person.
+        Failed = "failed",
     }
 
     /// A tunnel's rules and routes.
@@ -178,6 +192,18 @@ impl From<&tunnel::State> for State {
             tunnel::State::LockedOut(_) => Self::LockedOut,
             tunnel::State::Up => Self::Up,
             tunnel::State::Retrying(_) | tunnel::State::Failed(_) => Self::Failed,
+        }
+    }
+}
+
+impl From<endpoint_update::State> for UpdateState {
+    fn from(state: endpoint_update::State) -> Self {
+        match state {
+            endpoint_update::State::Current => Self::Current,
+            endpoint_update::State::Sending => Self::Sending,
+            endpoint_update::State::Waiting => Self::Waiting,
+            endpoint_update::State::Retrying => Self::Retrying,
+            endpoint_update::State::Failed => Self::Failed,
         }
     }
 }

@@ -6,7 +6,10 @@ use super::{
     lines::{fitting, push_line},
     numbers::{counted, duration, short_time, size},
 };
-use crate::control::api::{Broker, Leaks, Outer, Proof, Status, Tunnel, Uplink, WireGuard, Xdp};
+use crate::control::api::{
+    Broker, EndpointUpdate, Leaks, Outer, Proof, Status, Tunnel, UpdateState, Uplink, WireGuard,
+    Xdp,
+};
 
 /// Width of the terminal in columns. Of a line that is longer, the least important parts are left out, or it is wrapped.
 const WIDTH: usize = 80;
@@ -132,6 +135,9 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     if let Some(until) = &tunnel.until {
         push_line(text, &format!("  until     {until}"));
     }
+    if let Some(update) = &tunnel.update {
+        push_line(text, &format!("  update    {}", endpoint_update(update)));
+    }
     push_line(text, &format!("  from      {}", sources(tunnel)));
     push_line(
         text,
@@ -169,6 +175,22 @@ fn handshake(wireguard: &WireGuard) -> String {
         (_, 1) => latest,
         (known, all) => format!("{latest} ({known} of {all} peers)"),
     }
+}
+
+/// The state of endpoint updates.
+fn endpoint_update(update: &EndpointUpdate) -> String {
+    let mut line = format!("{}: {}", update.state, update.sentence);
+    if update.state == UpdateState::Current
+        && let Some(seconds) = update.last_seconds_ago
+    {
+        line += &format!(", confirmed {} ago", duration(seconds));
+    }
+    if let Some(seconds) = update.next_in_seconds
+        && update.state == UpdateState::Retrying
+    {
+        line += &format!("; next attempt in {}", duration(seconds));
+    }
+    line
 }
 
 /// Packets, and echo requests with their replies.

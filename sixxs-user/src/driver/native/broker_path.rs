@@ -8,7 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sixxs_core::config::Remote;
 
-use super::resolve::{Unresolved, resolve, source_for};
+use super::resolve::{Unresolved, resolve};
+use crate::host::source_address::source_for;
 
 /// A path to a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

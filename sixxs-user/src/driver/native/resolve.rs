@@ -1,10 +1,6 @@
-//! The address of a broker, and the source address that packets to it get.
+//! The address of a broker.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::{io, net::IpAddr, time::Duration};
 
 use sixxs_core::config::Remote;
 use tokio::{net::lookup_host, time::timeout};
@@ -58,20 +54,6 @@ pub(super) async fn resolve_name(name: &str) -> Result<Vec<IpAddr>, Unresolved> 
         Ok(Err(error)) => Err(Unresolved::Failed { name, error }),
         Err(_) => Err(Unresolved::TimedOut(name)),
     }
-}
-
-/// The source address that the kernel chooses for packets to `remote` now. A connected socket shows it
-/// without sending anything.
-pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result<IpAddr> {
-    let any = match (remote, local4) {
-        (IpAddr::V4(_), Some(local4)) => IpAddr::V4(local4),
-        (IpAddr::V4(_), None) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        (IpAddr::V6(_), _) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-    // Any port but 0 will do.
-    socket.connect(SocketAddr::new(remote, 9))?;
-    Ok(socket.local_addr()?.ip())
 }
 
 /// Whether an error is about the socket itself: a new socket does not have it. All others are about packets in

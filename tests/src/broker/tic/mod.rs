@@ -4,7 +4,6 @@
 //! Tasks: one thread that accepts connections, and one per connection, at most [`MOST_CONNECTIONS`]. All end
 //! with [`Tic::stop`] or drop, which shut every connection down.
 
-mod certificate;
 mod connection;
 mod dialogue;
 mod lockout;
@@ -24,15 +23,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::SockRef;
 
-pub use certificate::Certificate;
+pub use super::certificate::Certificate;
 pub use dialogue::Stage;
 pub use lockout::{Rule, Verdict};
 pub use registry::{Account, PopRecord, Registry, TunnelRecord};
 pub use shared::{Connect, Fault, Outcome};
 
+use super::certificate::Authority;
 use super::clock::Clock;
 use crate::lab::netns::Namespace;
-use certificate::Authority;
 use lockout::Lockout;
 use shared::{Settings, Shared};
 

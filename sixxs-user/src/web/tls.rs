@@ -1,4 +1,4 @@
-//! Verification of TIC servers.
+//! Verification of servers.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 

@@ -1,0 +1,12 @@
+#![no_main]
+
+use sixxs_fuzz::bodies::TARGETS;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    for target in TARGETS
+        .iter()
+        .filter(|target| target.name == "endpoint_update")
+    {
+        (target.body)(bytes);
+    }
+});
