@@ -2,7 +2,7 @@
 //!
 //! Only [`netlink`] uses rtnetlink, and only [`bpf`] uses aya. One task, in [`daemon`], owns the state.
 
-// Foreign text passes through `host::plain` on its way to a terminal.
+// All text for a terminal passes through `host::plain`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bpf;

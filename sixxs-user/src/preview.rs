@@ -84,18 +84,14 @@ pub async fn preview(
     observed.links = with_new_interfaces(&observed.links, made);
     let plan = diff(&desired, &observed);
 
-    let mut problems: Vec<_> = conflicts
+    let conflicts = conflicts
         .iter()
-        .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
+        .map(|conflict| format!("{}: {conflict}", conflict.tunnel));
+    let problems = conflicts
+        .chain(followed.problems().iter().map(ToString::to_string))
+        .chain(networks.err().map(|error| error.to_string()))
+        .chain(plan.problems.iter().map(ToString::to_string))
         .collect();
-    problems.extend(
-        followed
-            .problems()
-            .iter()
-            .map(|problem| problem.to_string()),
-    );
-    problems.extend(networks.err().map(|error| error.to_string()));
-    problems.extend(plan.problems.iter().map(ToString::to_string));
     let mut needed = connects_of_starts(new, &whole, &starts, learned);
     for host in connects_of_updates(before.config, new, &ledgers).await? {
         *needed.entry(host).or_default() += 1;

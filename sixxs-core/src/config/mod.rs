@@ -20,6 +20,7 @@ mod followed;
 mod follows;
 mod kind;
 mod model;
+mod name_pattern;
 mod remote_endpoint;
 mod runtime_tunnels;
 mod section;

@@ -9,7 +9,7 @@ use super::{
     cross_check::Locations,
     endpoint_update,
     follows::OrAuto,
-    kind,
+    kind, name_pattern,
     section::{Field, List, Located, Section, SectionHeader},
     update_path, wireguard,
 };
@@ -171,25 +171,11 @@ impl Fields {
         }
     }
 
-    /// A pattern is one name with any end, and other software makes the interface.
     fn check_name(&mut self, kind: Option<&Kind>) {
-        let Some(Located { value, location }) = self.name.as_set() else {
-            return;
-        };
-        if !value.has_wildcard() {
-            return;
-        }
-        let is_one = |start: &str| !start.is_empty() && !start.contains('*');
-        if !value.pattern().is_some_and(is_one) {
-            let message =
-                format!("expected `*` only at the end of a name, such as \"ppp*\", found {value}");
-            self.diagnostics.add(location, message);
-        } else if !matches!(kind, None | Some(Kind::Interface)) {
-            let message = format!(
-                "expected the name of one interface, found {value}: a pattern is for interfaces that other software \
-                 makes (kind = \"interface\")"
-            );
-            self.diagnostics.add(location, message);
+        if let Some(Located { value, location }) = self.name.as_set()
+            && let Some(fault) = name_pattern::fault(value, kind)
+        {
+            self.diagnostics.add(location, fault);
         }
     }
 

@@ -73,6 +73,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
     let known = &snapshot.tunnels[name];
     let state = &known.view.state;
     let link = snapshot.links.by_name(name);
+    let by_wireguard = known.view.wireguard.as_ref();
     let health = health::judge(snapshot, tunnel);
     api::Tunnel {
         name: name.to_string(),
@@ -88,11 +89,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         endpoint: known.view.endpoint.map(|endpoint| endpoint.to_string()),
         carrier: known.view.carrier.map(api::Carrier::from),
         interface: link.and_then(|link| link.matched.as_ref().map(ToString::to_string)),
-        wireguard: known
-            .view
-            .wireguard
-            .as_ref()
-            .map(|view| wireguard(view, snapshot.since_boot)),
+        wireguard: by_wireguard.map(|view| wireguard(view, snapshot.since_boot)),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
         prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),

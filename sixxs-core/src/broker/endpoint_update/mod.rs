@@ -429,9 +429,10 @@ impl EndpointUpdate {
             return Err(Obstacle::Settling(settled));
         }
         match &self.hold {
-            Some(hold) if hold.until > now => {
-                Err(Obstacle::Hold(hold.reason.clone(), hold.until - now))
-            }
+            Some(hold) if hold.until > now => Err(Obstacle::Hold(
+                hold.reason.clone(),
+                hold.until.saturating_sub(now),
+            )),
             _ => Ok(subject),
         }
     }

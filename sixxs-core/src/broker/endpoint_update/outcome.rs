@@ -255,8 +255,8 @@ impl Failure {
     pub(super) fn pause(self, failures: u32) -> Duration {
         let (first, longest) = match self.class() {
             Class::Fatal => return Duration::MAX,
-            Class::Address | Class::Unclear => (SERVER_PAUSE, 24 * HOUR),
-            Class::Server => (SERVER_PAUSE, 6 * HOUR),
+            Class::Address | Class::Unclear => (SERVER_PAUSE, HOUR.saturating_mul(24)),
+            Class::Server => (SERVER_PAUSE, HOUR.saturating_mul(6)),
             Class::Connection => (CONNECTION_PAUSE, HOUR),
         };
         let doublings = failures.saturating_sub(1).min(16);
