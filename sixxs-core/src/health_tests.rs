@@ -123,8 +123,8 @@ fn a_broker_that_sends_to_an_old_address() {
     facts.broker_sends_to = Some("192.0.2.10".parse().unwrap());
     assert_eq!(
         judged(&facts),
-        "failing; the broker sends to 192.0.2.10, which is not the address of this host any more; the line `update` of \
-         `sixxs status` names the obstacle"
+        "failing; the broker sends to 192.0.2.10, but this host now reaches the broker by another address; the line \
+         `update` of `sixxs status` names the obstacle"
     );
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, PrefixSource, Tunnel};
+use super::{Config, Follows, PrefixSource, Tunnel};
 use crate::{
     link::{Link, Unusable},
     routing::{
@@ -28,6 +28,8 @@ const FORMER: Duration = Duration::from_secs(3600);
 /// What one tunnel has at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Present {
+    /// What it follows, as the configuration had it then.
+    follows: Follows,
     addresses: Vec<InterfaceAddress>,
     tentative: Vec<Ipv6Addr>,
     prefixes: Vec<Prefix>,
@@ -52,6 +54,8 @@ impl Present {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Followed {
     present: BTreeMap<IfName, Present>,
+    /// Delegated prefixes of an unknown interface, with those that may have it.
+    unclear: BTreeMap<Prefix, BTreeSet<IfName>>,
     problems: Vec<NotFollowed>,
 }
 
@@ -79,13 +83,13 @@ impl fmt::Display for NotFollowed {
         match self {
             Self::Addresses(tunnel, more) => write!(
                 f,
-                "{tunnel}: its interface has {more} addresses more than {MAX_FOLLOWED}: packets from them are not \
-                 steered; write their prefix into `prefixes`"
+                "{tunnel}: its interface has {more} addresses more than {MAX_FOLLOWED}: there are no rules for \
+                 them; write their prefix into `prefixes`"
             ),
             Self::Prefixes(tunnel, more) => write!(
                 f,
-                "{tunnel}: there are {more} prefixes more than {MAX_FOLLOWED} for it: packets from them are not \
-                 steered; write a prefix that contains them into `prefixes`"
+                "{tunnel}: there are {more} prefixes more than {MAX_FOLLOWED} for it: there are no rules for \
+                 them; write a prefix that contains them into `prefixes`"
             ),
             Self::NotDelegated(tunnel) => write!(
                 f,
@@ -95,27 +99,30 @@ impl fmt::Display for NotFollowed {
             ),
             Self::NoNetwork(tunnel, interfaces) => write!(
                 f,
-                "{tunnel}: {} (`prefix_from`) {} no address with a global prefix",
-                names(interfaces),
-                if interfaces.len() == 1 { "has" } else { "have" }
+                "{tunnel}: no global address on {} (`prefix_from`); give it one from the delegated prefix, or correct \
+                 `prefix_from`",
+                interfaces
+                    .iter()
+                    .map(IfName::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" or ")
             ),
             Self::Unclear(prefix, interfaces) => write!(
                 f,
-                "{prefix} is delegated to this host, by one of {}, and nothing shows which: packets from it are not \
-                 steered. Write it into `prefixes` of one of them, or `prefix_from`; an empty list \
-                 (`prefixes = []`) means that an interface has no prefix",
+                "{prefix} is delegated to this host, by one of {}, and nothing shows which: there is no rule for \
+                 it. Write it into `prefixes` of one of them, or `prefix_from`; `prefixes = []` takes an interface out",
                 names(interfaces)
             ),
             Self::Ambiguous(tunnel, taken, others) => write!(
                 f,
-                "{tunnel}: its interface is {taken}, but {} also match: the newest that is up and has an address is taken. If they \
-                 are links of their own, write them into the configuration, each with its name",
+                "{tunnel}: it uses {taken}, the newest interface that is up and has an address; {} also match. If those are \
+                 separate links, give each its own [[link]] with its name",
                 names(others)
             ),
             Self::Overlap(tunnel, prefix, other) => write!(
                 f,
-                "{tunnel}: its prefix {prefix} overlaps an address or prefix of {other}: packets from it are not \
-                 steered by {tunnel}"
+                "{tunnel}: its prefix {prefix} overlaps an address or prefix of {other}: there is no rule for it; \
+                 remove it from one of the two in the configuration"
             ),
         }
     }
@@ -133,13 +140,15 @@ impl Followed {
         let mut followed = Self::default();
         let follow = || config.tunnels.iter().filter(|t| t.follows.is_any());
         for tunnel in follow() {
-            followed
-                .present
-                .insert(tunnel.name.clone(), Present::default());
+            let present = Present {
+                follows: tunnel.follows.clone(),
+                ..Present::default()
+            };
+            followed.present.insert(tunnel.name.clone(), present);
         }
         followed.problems.extend(ambiguous(config, observed));
         let mut owners = Owners::of(config);
-        followed.find_prefixes(config, observed, &mut owners);
+        followed.find_prefixes(config, observed, before, &mut owners);
         for tunnel in follow() {
             let Some(link) = observed.links.by_name(&tunnel.name) else {
                 continue;
@@ -168,6 +177,7 @@ impl Followed {
         &mut self,
         config: &'a Config,
         observed: &Observed,
+        before: &Self,
         owners: &mut Owners<'a>,
     ) {
         let mut found: BTreeMap<&IfName, BTreeSet<Prefix>> = BTreeMap::new();
@@ -186,18 +196,26 @@ impl Followed {
             let mut known = from_interfaces.iter();
             known.any(|other| other.overlaps(prefix)) || owners.have_whole(prefix)
         };
-        for (prefix, delegation) in delegations(config, observed) {
-            match delegation {
-                _ if has_owner(prefix) => {}
-                Delegation::Of(name) => {
-                    let owner = tunnels().find(|tunnel| tunnel.name == name);
-                    if let Some(owner) = owner {
-                        found.entry(&owner.name).or_default().insert(prefix);
+        for (prefix, delegation) in delegations(config, observed, &before.unclear) {
+            if has_owner(prefix) {
+                continue;
+            }
+            let name = match delegation {
+                Delegation::Of(name) => name,
+                Delegation::Unclear(interfaces) => {
+                    // Another interface that may get prefixes now takes none away.
+                    if let Some(name) = interfaces.iter().find(|name| before.had(name, prefix)) {
+                        name.clone()
+                    } else {
+                        self.unclear.insert(prefix, interfaces.clone());
+                        let problem = NotFollowed::Unclear(prefix, interfaces);
+                        self.problems.push(problem);
+                        continue;
                     }
                 }
-                Delegation::Unclear(interfaces) => {
-                    self.problems.push(NotFollowed::Unclear(prefix, interfaces));
-                }
+            };
+            if let Some(owner) = tunnels().find(|tunnel| tunnel.name == name) {
+                found.entry(&owner.name).or_default().insert(prefix);
             }
         }
         for tunnel in tunnels().filter(|tunnel| tunnel.follows.prefixes.is_host()) {
@@ -255,13 +273,24 @@ impl Followed {
             .collect();
         let taken_whole: BTreeSet<_> = on_host.map(|own| Prefix::host(*own)).collect();
         let is_lost = |source: Prefix| {
-            !taken_whole.contains(&source) && !taken.iter().any(|other| other.overlaps(source))
+            !taken_whole.contains(&source)
+                && !taken.iter().any(|other| other.overlaps(source))
+                // It is still delegated, by an interface that is not known.
+                && !observed.rejects.iter().any(|route| route.destination == source)
         };
         for (name, present) in &mut self.present {
-            if let Some(before) = before.present.get(name) {
+            // A source that the configuration takes away is not lost.
+            let before = before.present.get(name);
+            if let Some(before) = before.filter(|before| before.follows == present.follows) {
                 present.former = former(before, is_lost, now);
             }
         }
+    }
+
+    /// Whether a tunnel had this prefix.
+    fn had(&self, name: &IfName, prefix: Prefix) -> bool {
+        let present = self.present.get(name);
+        present.is_some_and(|present| present.prefixes.contains(&prefix))
     }
 
     /// What cannot be followed.
@@ -618,6 +647,42 @@ mod tests {
         );
     }
 
+    /// An interface that may get prefixes too neither takes one away nor gives one.
+    #[test]
+    fn a_new_candidate_changes_nothing() {
+        let text = PREFIXES.replace("prefix_from = [\"lan0\", \"lan1\"]", "prefixes = []");
+        let config = parse("f", &text).unwrap();
+        let observed = |has_uplink: bool| {
+            let mut observed = with_prefixes(&["2001:db8:100::/56"], &[]);
+            let net0 = Link {
+                is_exit: has_uplink,
+                ..Link::up(IfIndex(9), "net0".parse().unwrap(), Mtu(1500))
+            };
+            observed.links = observed.links.iter().cloned().chain([net0]).collect();
+            observed
+        };
+        let prefixes = |followed: &Followed| {
+            let whole = config.clone().with_followed(followed);
+            (
+                whole.tunnels[0].prefixes.len(),
+                whole.tunnels[0].former.len(),
+            )
+        };
+        let alone = follow(&config, &observed(false));
+        assert_eq!(prefixes(&alone), (1, 0));
+        let second = Duration::from_secs(1);
+        let beside = Followed::of(&config, &observed(true), &alone, second);
+        assert_eq!((prefixes(&beside), beside.problems()), ((1, 0), &[][..]));
+        let unclear = follow(&config, &observed(true));
+        assert_eq!((prefixes(&unclear), unclear.problems().len()), ((0, 0), 2));
+        let still = Followed::of(&config, &observed(false), &unclear, second);
+        assert_eq!((prefixes(&still), still.problems().len()), ((0, 0), 2));
+        // The configuration takes it away.
+        let none = parse("f", &text.replace("prefixes = \"auto\"", "prefixes = []")).unwrap();
+        let gone = Followed::of(&none, &observed(false), &alone, second);
+        assert_eq!(none.with_followed(&gone).tunnels[0].former, []);
+    }
+
     #[test]
     fn prefixes_that_cannot_be_followed_are_problems() {
         let auto = "prefixes = \"auto\"";
@@ -628,7 +693,7 @@ mod tests {
                 &[][..],
                 &[
                     "net1: no delegated prefix is known (`prefixes = \"auto\"`)",
-                    "net2: lan0, lan1 (`prefix_from`) have no address with a global prefix",
+                    "net2: no global address on lan0 or lan1 (`prefix_from`); give",
                 ][..],
             ),
             (

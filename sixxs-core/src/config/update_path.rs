@@ -22,11 +22,12 @@ pub(super) fn of_kind(
             }),
         ) => Ok((address, None)),
         (Kind::Interface | Kind::Command { .. }, _) => Err(
-            "expected only together with remote, the broker's IPv4 address: the broker gets the address by which this host \
-             reaches it",
+            "expected only together with remote = \"ADDRESS\", the broker's IPv4 address without a port: the broker gets the \
+             address by which this host reaches it",
         ),
         (Kind::SixInFour(_) | Kind::Ayiya(_) | Kind::Account(_) | Kind::WireGuard(_), _) => Err(
-            "expected only with kind = \"6in4\", \"interface\" or \"command\": this tunnel reports its address itself",
+            "expected only with kind = \"6in4\", \"interface\" or \"command\": tunnels of other kinds report this host's \
+             address themselves",
         ),
     }
 }

@@ -152,10 +152,7 @@ impl Fields {
 
     fn refuse_beside_file(&self, diagnostics: &mut Diagnostics) {
         for location in self.locations().skip(1) {
-            diagnostics.add(
-                location,
-                "expected none together with config: the file has it",
-            );
+            diagnostics.add(location, "remove this key: with config, the file has it");
         }
     }
 
@@ -199,7 +196,7 @@ impl Fields {
             }
         }
         let settings = Settings {
-            private_key: private_key?,
+            private_key: private_key?.clamped(),
             listen_port: self.listen_port.value().and_then(to_u16),
             fwmark: self.fwmark.value().unwrap_or(0),
             peers,
@@ -266,7 +263,7 @@ fn parse_key<T: std::str::FromStr<Err: std::fmt::Display>>(
     match text.trim().parse() {
         Ok(key) => Some(key),
         Err(error) => {
-            diagnostics.add(location, format!("expected a key of WireGuard: {error}"));
+            diagnostics.add(location, format!("expected a WireGuard key: {error}"));
             None
         }
     }

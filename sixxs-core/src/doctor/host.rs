@@ -146,7 +146,7 @@ fn carriers(host: &Host) -> Vec<Finding> {
             "wireguard",
             Some(wireguard),
             "the kernel has WireGuard",
-            "the kernel has no WireGuard, and tunnels by WireGuard are configured",
+            "the kernel has no WireGuard, and tunnels of kind \"wireguard\" are configured",
             "modprobe wireguard, or a kernel with CONFIG_WIREGUARD",
         ));
     }

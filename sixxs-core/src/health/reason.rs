@@ -124,7 +124,8 @@ impl fmt::Display for Reason {
                 "its interface has no global address; look whether it gets router advertisements or a lease"
             ),
             Self::NoPrefix => f.write_str(
-                "the host has no prefix for it yet; look whether a DHCPv6 client gets one",
+                "the host has no prefix for it yet; look whether a DHCPv6 client gets one, or whether the interfaces of \
+                 `prefix_from` have a global address",
             ),
             Self::Duplicate(address) => write!(
                 f,
@@ -165,8 +166,8 @@ impl fmt::Display for Reason {
 fn sends_elsewhere(address: Ipv4Addr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(
         f,
-        "the broker sends to {address}, which is not the address of this host any more; the line `update` of `sixxs \
-         status` names the obstacle"
+        "the broker sends to {address}, but this host now reaches the broker by another address; the line `update` of \
+         `sixxs status` names the obstacle"
     )
 }
 

@@ -147,7 +147,7 @@ fn push_tunnel(text: &mut String, name: &IfName, addresses: &[String], found: &F
         .is_some_and(|(_, declared)| declared.takes_default_route);
     if takes_default || found.candidate.is_some_and(|candidate| candidate.is_exit) {
         text.push_str(
-            "# It has a default route now: remove that where it is made, so that the native uplink keeps it. sixxs gives the\n\
+            "# It takes the default route: remove that where it is made, so that the native uplink keeps it. sixxs gives the\n\
              # tunnel a default route of its own.\n",
         );
     }
@@ -242,7 +242,7 @@ mod tests {
             "# uplinks = [\"net0\"]",
             "# he-ipv6: 6in4 to 198.51.100.1, made by /etc/network/interfaces.",
             "#   remote4 = \"198.51.100.1\"",
-            "# wg0: tun, made by other software.\n# It has a default route now",
+            "# wg0: tun, made by other software.\n# It takes the default route",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

@@ -246,7 +246,7 @@ fn push_tunnel(text: &mut String, tunnel: &HurricaneTunnel, is_only: bool) {
     line(
         "mtu",
         MTU.to_string(),
-        "as on the broker's page, under Advanced",
+        "the default; compare it with the broker's page, under Advanced",
     );
 }
 
@@ -261,7 +261,8 @@ fn push_update(text: &mut String, tunnel: &HurricaneTunnel, account: &Account<'_
     let _infallible = write!(
         text,
         "\n# The broker sends to {}, and gets this host's address whenever that changes. Leave this out if the address\n\
-         # never changes. The key is the tunnel's \"Update Key\", or the password of an account without such keys.\n\
+         # never changes. If the tunnel has an \"Update Key\" (its page, under Advanced), password_file must contain that\n\
+         # key, not the account's password.\n\
          [tunnel.update]\nurl = {}\nuser = {}\npassword_file = {}\nhostname = {}\n",
         tunnel.client4,
         quoted(update_url),

@@ -8,7 +8,7 @@
 //!
 //! Nothing here is guessed. A prefix that may be of several interfaces is [`Delegation::Unclear`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Observed, observed::RejectRoute};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The lengths of prefixes that count as delegated, in bits.
-const DELEGATED_BITS: std::ops::RangeInclusive<u8> = 16..=64;
+pub const DELEGATED_BITS: std::ops::RangeInclusive<u8> = 16..=64;
 
 /// Whose a delegated prefix is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +29,35 @@ pub enum Delegation {
     Unclear(BTreeSet<IfName>),
 }
 
-/// The delegated prefixes, as far as they may be of tunnels that follow theirs.
+/// The delegated prefixes, as far as they may be of tunnels that follow theirs. `before`: the interfaces that may have had
+/// each unclear prefix before. They still may, even if they have no default route now.
 pub fn delegations(
     config: &Config,
     observed: &Observed,
+    before: &BTreeMap<Prefix, BTreeSet<IfName>>,
 ) -> impl Iterator<Item = (Prefix, Delegation)> {
-    let candidates = candidates(config, observed);
+    let present = candidates(config, observed);
     let rejects = observed.rejects.iter().filter(|route| {
         let destination = route.destination;
         DELEGATED_BITS.contains(&destination.bits()) && is_global(&destination.address())
     });
     rejects.filter_map(move |route| {
+        let mut candidates = present.clone();
+        let earlier = before.get(&route.destination).into_iter().flatten();
+        candidates.extend(
+            earlier
+                .filter(|name| is_there(config, observed, name))
+                .cloned(),
+        );
         let delegation = owner(config, observed, route, &candidates)?;
         Some((route.destination, delegation))
     })
+}
+
+/// Whether an interface exists, and the configuration does not list the prefixes of its tunnel.
+fn is_there(config: &Config, observed: &Observed, name: &IfName) -> bool {
+    let tunnel = config.tunnels.iter().find(|tunnel| tunnel.name == *name);
+    observed.links.by_name(name).is_some() && tunnel.is_none_or(may_have_delegation)
 }
 
 /// Whose the prefix of a route is; `None`: not of a tunnel that follows its prefixes.
@@ -59,7 +74,12 @@ fn owner(
         })
     };
     let by_source = observed.source_routes.iter();
-    let by_source = by_source.filter(|other| other.source.overlaps(route.destination));
+    let is_for_it = |source: Prefix| {
+        // Of a prefix that no DHCP client has got, a route for a part shows nothing.
+        let may_be_part = route.is_by_dhcp || source.bits() <= route.destination.bits();
+        may_be_part && source.overlaps(route.destination)
+    };
+    let by_source = by_source.filter(|other| is_for_it(other.source));
     let leading: BTreeSet<_> = by_source
         .filter_map(|route| observed.links.by_index(route.index))
         .map(|link| link.name.clone())
@@ -109,13 +129,14 @@ pub fn prefixes_of(observed: &Observed, interface: &Link) -> impl Iterator<Item 
             && is_global(&destination.address())
     });
     on_link.map(|route| {
-        let mut rejects = observed.rejects.iter().map(|reject| reject.destination);
-        let whole = rejects.find(|delegated| {
+        let rejects = observed.rejects.iter().map(|reject| reject.destination);
+        let around = rejects.filter(|delegated| {
             DELEGATED_BITS.contains(&delegated.bits())
                 && delegated.bits() <= route.destination.bits()
                 && delegated.overlaps(route.destination)
         });
-        whole.unwrap_or(route.destination)
+        let nearest = around.max_by_key(|delegated| delegated.bits());
+        nearest.unwrap_or(route.destination)
     })
 }
 
@@ -246,6 +267,13 @@ mod tests {
                 ..CASE
             },
             Case {
+                name: "not by a DHCP client, with a route for a part",
+                reject: ("2001:db8:100::/56", false),
+                source_routes: &[("2001:db8:100::/64", "net1")],
+                expected: None,
+                ..CASE
+            },
+            Case {
                 name: "not by a DHCP client, with a route",
                 reject: ("2001:db8:100::/56", false),
                 source_routes: &[("2001:db8:100::/56", "net1")],
@@ -281,7 +309,7 @@ mod tests {
             });
             observed.source_routes = routes.collect();
             let config = config(case.uplinks, case.lines);
-            let found: Vec<_> = delegations(&config, &observed).collect();
+            let found: Vec<_> = delegations(&config, &observed, &BTreeMap::new()).collect();
             let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
             let expected = case.expected.map(|expected| match expected {
                 Ok(name) => Delegation::Of(name.parse().unwrap()),
@@ -310,14 +338,19 @@ mod tests {
             on_link("lan0", "2001:db8:400::1/128"),
             on_link("net0", "2001:db8:500::/64"),
         ];
-        observed.rejects = ["2001:db8:100::/56", "2000::/15", "2001:db8:500::/56"]
-            .map(|destination| RejectRoute {
-                destination: destination.parse().unwrap(),
-                is_by_dhcp: false,
-            })
-            .into();
+        observed.rejects = [
+            "2001:db8::/32",
+            "2001:db8:100::/56",
+            "2000::/15",
+            "2001:db8:500::/56",
+        ]
+        .map(|destination| RejectRoute {
+            destination: destination.parse().unwrap(),
+            is_by_dhcp: false,
+        })
+        .into();
         let lan = observed.links.by_index(index("lan0")).unwrap();
         let found: Vec<_> = prefixes_of(&observed, lan).map(|p| p.to_string()).collect();
-        assert_eq!(found, ["2001:db8:100::/56", "2001:db8:300::/64"]);
+        assert_eq!(found, ["2001:db8:100::/56", "2001:db8::/32"]);
     }
 }

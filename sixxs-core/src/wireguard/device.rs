@@ -155,7 +155,9 @@ pub fn diff(
     if interface != InterfaceChange::default() {
         changes.push(Change::Interface(interface));
     }
-    for (key, wanted) in &settings.peers {
+    // The kernel ignores a peer with the interface's own key.
+    let peers = settings.peers.iter();
+    for (key, wanted) in peers.filter(|(key, _)| device.public_key != Some(**key)) {
         let to_others = settings.peers.iter().filter(|(other, _)| *other != key);
         let to_others = to_others
             .flat_map(|(_, other)| &other.allowed_ips)
@@ -311,6 +313,15 @@ mod tests {
         );
         assert_eq!(diff(&settings(), &endpoints(), &configured()), []);
         assert!(!format!("{changes:?}").contains("11, 11"), "{changes:?}");
+    }
+
+    /// The kernel ignores it, so it would be missing for ever.
+    #[test]
+    fn a_peer_with_the_interfaces_own_key_is_not_added_again() {
+        let mut device = configured();
+        device.public_key = Some(key(2));
+        device.peers.remove(&key(2));
+        assert_eq!(diff(&settings(), &endpoints(), &device), []);
     }
 
     /// Each case changes the kernel's configuration, and expects these restoring changes.

@@ -69,6 +69,15 @@ impl SecretKey {
         (!is_empty).then(|| Self(*bytes))
     }
 
+    /// As the private key of an interface. The kernel sets some bits of it (RFC 7748 §5, `decodeScalar25519`), and gives it
+    /// back so; `wg genkey` does that already.
+    #[must_use]
+    pub fn clamped(mut self) -> Self {
+        self.0[0] &= 248;
+        self.0[KEY_BYTES - 1] = (self.0[KEY_BYTES - 1] & 127) | 64;
+        self
+    }
+
     /// The key itself, to pass it to the kernel.
     #[must_use]
     pub const fn expose(&self) -> &[u8; KEY_BYTES] {
@@ -114,6 +123,15 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "6JE6zdqFNHGENX7+MQVWfqS7VmpKmjrYbKXpisHRElA=";
+
+    #[test]
+    fn a_private_key_is_as_the_kernel_gives_it_back() {
+        let clamped = SecretKey([0xff; KEY_BYTES]).clamped();
+        let mut expected = [0xff; KEY_BYTES];
+        (expected[0], expected[KEY_BYTES - 1]) = (0xf8, 0x7f);
+        assert_eq!(clamped.expose(), &expected);
+        assert_eq!(clamped.clone().clamped(), clamped);
+    }
 
     #[test]
     fn a_key_is_read_and_written_as_base64() {

@@ -241,7 +241,7 @@ impl Reader {
             }
         }
         let settings = Settings {
-            private_key: private_key?,
+            private_key: private_key?.clamped(),
             listen_port,
             fwmark: fwmark.unwrap_or(0),
             peers,
@@ -334,7 +334,7 @@ impl Reader {
                 self.fault(
                     value.line,
                     key,
-                    format!("expected a key of WireGuard: {error}"),
+                    format!("expected a WireGuard key: {error}"),
                 );
                 None
             }

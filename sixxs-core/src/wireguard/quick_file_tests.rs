@@ -114,7 +114,7 @@ fn wrong_files() {
             3,
             &own,
             "PrivateKey = geheim",
-            "PrivateKey: expected a key of WireGuard: not 32 bytes",
+            "PrivateKey: expected a WireGuard key: not 32 bytes",
         ),
         (
             2,
@@ -169,7 +169,7 @@ fn wrong_files() {
             "",
             "PublicKey: missing; expected the peer's public key",
         ),
-        (16, PEER, "short", "PublicKey: expected a key of WireGuard"),
+        (16, PEER, "short", "PublicKey: expected a WireGuard key"),
         (
             22,
             &format!("PublicKey = {OTHER}\nA"),
@@ -186,7 +186,7 @@ fn wrong_files() {
             17,
             &format!("PresharedKey = {OTHER}"),
             "PresharedKey = geheim",
-            "PresharedKey: expected a key",
+            "PresharedKey: expected a WireGuard key",
         ),
         (
             18,

@@ -50,7 +50,7 @@ pub struct PeerEndpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEndpoint {
     /// The port is missing, or no number from 1 to 65535.
-    #[error("no port from 1 to 65535 after the last colon")]
+    #[error("it does not end with a port (`:` and 1 to 65535)")]
     Port,
     /// An IPv6 address without brackets.
     #[error("an IPv6 address needs brackets: [2001:db8::2]:51820")]
@@ -59,7 +59,7 @@ pub enum BadEndpoint {
     #[error(transparent)]
     Host(#[from] BadRemote),
     /// No host can have the address.
-    #[error("no unicast address")]
+    #[error("not a unicast address")]
     NotUnicast,
 }
 
@@ -107,7 +107,7 @@ pub struct AllowedIp {
 
 /// The text is no prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no IPv4 or IPv6 prefix")]
+#[error("not an IPv4 or IPv6 prefix")]
 pub struct BadAllowedIp;
 
 impl AllowedIp {

@@ -141,7 +141,7 @@ fn update(report: &Report) -> api::EndpointUpdate {
         state: report.state.into(),
         address: report.address,
         sentence: report.sentence.clone(),
-        last_seconds_ago: seconds(report.confirmed_ago),
+        confirmed_seconds_ago: seconds(report.confirmed_ago),
         next_in_seconds: seconds(report.next_in),
         requests: report.requests,
     }

@@ -340,10 +340,10 @@ impl MetricsSnapshot {
             updates().map(|(name, update)| ([("tunnel", name)], update.requests)),
         )?;
         families.gauges(
-            "sixxs_endpoint_update_last_timestamp_seconds",
+            "sixxs_endpoint_update_confirmed_timestamp_seconds",
             "When a broker has confirmed this host's IPv4 address",
             updates().filter_map(|(name, update)| {
-                Some(([("tunnel", name)], self.unix(update.last_seconds_ago?)))
+                Some(([("tunnel", name)], self.unix(update.confirmed_seconds_ago?)))
             }),
         )
     }

@@ -25,6 +25,7 @@ use rtnetlink::{
 use sixxs_core::{
     routing::{
         connected::{ConnectedRoute, MAX_PAIRS},
+        delegations::DELEGATED_BITS,
         exits::{LOOPBACK, PIECE_BITS, WideRoute},
         observed::{RejectRoute, SourceRoute},
         routers::{Preference, Router},
@@ -237,8 +238,8 @@ const REJECTS: [RouteType; 3] = [
     RouteType::Prohibit,
 ];
 
-/// The maximum number of routes that reject packets. Somebody who has more of them blocks networks by routes.
-const MAX_REJECTS: usize = 4096;
+/// The maximum number of routes that reject packets: of DHCP clients, and of others.
+const MAX_REJECTS: usize = 1024;
 
 impl Dump {
     /// Parses a datagram of responses to the request with this sequence number. Returns whether it was the
@@ -277,7 +278,7 @@ impl Dump {
                     } else if may_be_connected(message) && self.answer.connected.len() <= MAX_PAIRS
                     {
                         self.add_connected(message)?;
-                    } else if may_be_delegated(message) && self.answer.rejects.len() < MAX_REJECTS {
+                    } else if may_be_delegated(message) {
                         self.add_reject(message)?;
                     }
                 }
@@ -314,10 +315,16 @@ impl Dump {
         let Some(message) = parsed(message)? else {
             return Ok(());
         };
-        self.answer.rejects.push(RejectRoute {
-            destination: destination(&message),
-            is_by_dhcp: u8::from(message.header.protocol) == RTPROT_DHCP,
-        });
+        let is_by_dhcp = u8::from(message.header.protocol) == RTPROT_DHCP;
+        // Somebody who blocks networks by routes has many, but a DHCP client has few.
+        let same = self.answer.rejects.iter();
+        let same = same.filter(|route| route.is_by_dhcp == is_by_dhcp);
+        if same.count() < MAX_REJECTS {
+            self.answer.rejects.push(RejectRoute {
+                destination: destination(&message),
+                is_by_dhcp,
+            });
+        }
         Ok(())
     }
 
@@ -437,7 +444,7 @@ fn may_be_delegated(message: &[u8]) -> bool {
     else {
         return false;
     };
-    *bits > 0 && is_delegated_route(*table, *protocol, *kind)
+    DELEGATED_BITS.contains(bits) && is_delegated_route(*table, *protocol, *kind)
 }
 
 /// Whether a route rejects packets, and a DHCP client or its script may have made it (`RTN_BLACKHOLE` to `RTN_PROHIBIT`

@@ -103,6 +103,9 @@ impl GenericSocket {
             let mut rest = bytes.as_slice();
             while let Some((message, more)) = next_message(rest) {
                 rest = more;
+                if message.flags() & NLM_F_DUMP_INTR != 0 {
+                    bail!("the interface changed while it was read");
+                }
                 match message.message_type() {
                     // NLMSG_ERROR: the module may be loaded again, with another number of its family.
                     2 => match Refusal::from_payload(message.payload()) {
@@ -169,6 +172,9 @@ fn is_empty(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
+
+/// The dump is not of one moment (`linux/netlink.h`).
+const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// The first message in these bytes, and the bytes behind it. `None`: there is no whole message.
 fn next_message(bytes: &[u8]) -> Option<(NetlinkBuffer<&[u8]>, &[u8])> {

@@ -128,7 +128,7 @@ pub struct Update {
     pub state: String,
     pub address: Option<String>,
     pub sentence: String,
-    pub last_seconds_ago: Option<f64>,
+    pub confirmed_seconds_ago: Option<f64>,
     pub next_in_seconds: Option<f64>,
     pub requests: u64,
 }

@@ -307,11 +307,7 @@ fn dhcpcd() -> Result<()> {
 #[test]
 fn network_manager() -> Result<()> {
     let config = CONFIG.replace(AUTO, &format!("prefix_from = \"{LAN}\""));
-    prefix_is_followed(
-        &config,
-        "no address with a global prefix",
-        Client::network_manager,
-    )
+    prefix_is_followed(&config, "no global address on", Client::network_manager)
 }
 
 #[test]
@@ -348,7 +344,7 @@ fn a_prefix_of_one_of_two_links() -> Result<()> {
     let config = CONFIG.replace(AUTO, &format!("prefix_from = \"{LAN}\""));
     fixture.lab.write_config(&config)?;
     fixture.program.run_ok(&["reload"])?;
-    let nothing = format!("sixxs0: {LAN} (`prefix_from`) has no address with a global prefix");
+    let nothing = format!("sixxs0: no global address on {LAN} (`prefix_from`)");
     fixture
         .program
         .status_until("the LAN has none", |status| has_problem(status, &nothing))?;

@@ -259,7 +259,8 @@ fn an_interface_with_a_changing_name(flavour: Flavour, hook: Hook) -> Result<()>
 
     // Another one that matches is reported.
     host.ip("link add ppp8 type veth peer name far8\nlink set ppp8 up\n")?;
-    let ambiguous = "its interface is ppp7, but ppp8 also match";
+    let ambiguous =
+        "it uses ppp7, the newest interface that is up and has an address; ppp8 also match";
     fixture.program.status_until("two match", |status| {
         let mut problems = status.problems.iter();
         problems.any(|problem| problem.contains(ambiguous))

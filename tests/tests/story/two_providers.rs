@@ -1,11 +1,11 @@
 //! Two providers without any tunnel: each has a router that advertises a prefix, and drops foreign sources.
 
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::lab::Tunnel;
-use sixxs_tests::lab::advertiser::{Advertised, Advertiser};
+use sixxs_tests::lab::advertiser::{self, Advertised, Advertiser};
 use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe::leak::{self, Cause};
@@ -152,6 +152,48 @@ fn each_provider_gets_its_own_addresses(_: Flavour, hook: Hook) -> Result<()> {
     ensure!(status.healthy && status.problems.is_empty(), "{status:#?}");
     let doctor = fixture.program.run(&["doctor"])?;
     ensure!(doctor.code == 0, "{}", doctor.stdout);
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// A thousand prefixes a second, for three seconds, cost neither the other link nor the host.
+#[test]
+fn a_flood_of_prefixes() -> Result<()> {
+    const FLOOD: u16 = 3000;
+    let fixture = with_two_providers(Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let _radvd = [
+        advertises(&fixture, 0, &[preferred(FIRST)])?,
+        advertises(&fixture, 1, &[preferred(SECOND)])?,
+    ];
+    let [first, second] = wait_for(&fixture, [1, 1]).with_context(|| daemon.log())?;
+    let outside = fixture.lab.outside();
+    let stream = probe::PingStream::start(outside, second[0], Duration::from_millis(20))?;
+    let (begun, used) = (Instant::now(), daemon.processor_time()?);
+    let (memory, descriptors) = (daemon.resident_kib()?, daemon.descriptors()?);
+    advertiser::flood(fixture.lab.tunnels()[0].pop(), "host", 0xf1, FLOOD)?;
+    let used = daemon.processor_time()?.saturating_sub(used);
+    let share = used.as_secs_f64() / begun.elapsed().as_secs_f64();
+    let status = fixture.program.status()?;
+    let followed = status.tunnel(PROVIDERS[0]).addresses.len();
+    println!("{share:.2} of a processor, {followed} addresses");
+    // The kernel stops at `max_addresses`. The daemon spaces its rounds out.
+    ensure!((2..=256).contains(&followed), "{followed} addresses");
+    ensure!(share < 0.5, "{share:.2} of a processor");
+    let pings = stream.stop()?;
+    ensure!(pings.all_answered(), "{pings:?}");
+    for address in [first[0], second[0]] {
+        let pings = ping(outside, address, 10)?;
+        ensure!(pings.all_answered(), "{address}: {pings:?}");
+    }
+    wait::until(
+        "memory is free again",
+        LIMIT,
+        || daemon.resident_kib(),
+        |now| *now < memory + 8 * 1024,
+    )?;
+    ensure!(daemon.descriptors()? <= descriptors + 2);
+    fixture.ensure_nothing_lost()?;
     ensure!(daemon.stop()? == 0);
     Ok(())
 }

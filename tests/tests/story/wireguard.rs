@@ -318,7 +318,7 @@ fn a_foreign_interface_stays_as_it_is() -> Result<()> {
         .status_until("it is reported", |status| {
             let reason = status.tunnel(name).reason.as_deref();
             let is_told =
-                reason.is_some_and(|reason| reason.contains("another interface has that name"));
+                reason.is_some_and(|reason| reason.contains("an interface with that name exists"));
             is_told && status.tunnel(second.plan.interface).is_whole()
         })
         .with_context(|| daemon.log())?;

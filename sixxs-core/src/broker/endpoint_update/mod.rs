@@ -367,7 +367,7 @@ impl EndpointUpdate {
             }
             Obstacle::Return(_) => (
                 State::Waiting,
-                "the address changes back and forth, so updates wait".to_owned(),
+                "the address came back more than once within a day: the daemon waits before it sends it again".to_owned(),
             ),
             Obstacle::Settling(_) => (State::Waiting, "the address has just changed".to_owned()),
         }
@@ -484,9 +484,9 @@ const fn fits(subject: Subject, address: Option<Ipv4Addr>) -> bool {
 
 fn sending(subject: Subject) -> String {
     match subject {
-        Subject::Public(address) => format!("the broker gets {address}"),
+        Subject::Public(address) => format!("sending {address} to the broker"),
         Subject::BehindNat { .. } => {
-            "the broker gets a request, and takes its source address".to_owned()
+            "sending a request; the broker takes its source address".to_owned()
         }
     }
 }

@@ -158,7 +158,7 @@ impl Failure {
                  tunnel's Update Key, on its page under Advanced"
             }
             Self::NotPaid => "the server offers this only to accounts that pay for it (!donator)",
-            Self::NotFqdn => "the server does not take hostname for a name (notfqdn); correct it",
+            Self::NotFqdn => "the server does not accept this hostname (notfqdn); correct hostname",
             Self::NoHost => {
                 "the account has no such hostname (nohost); at Hurricane Electric it is the number of the tunnel"
             }
@@ -180,7 +180,7 @@ impl Failure {
                  NAT too"
             }
             Self::AddressBlocked => {
-                "the server does not accept this address, which is a private or a blocked one"
+                "the server does not accept this address, which is a private or a blocked one; ask the broker"
             }
             Self::OtherAddress => {
                 "the server confirms another address than the one that was sent; correct hostname, or ask the broker"
@@ -195,10 +195,10 @@ impl Failure {
             Self::Empty => "the answer of the server is empty",
             Self::TooLong => "the answer of the server is too long for this protocol; correct url",
             Self::NotUnderstood => {
-                "the answer of the server is none of this protocol; correct url, or ask the broker"
+                "the answer of the server is not a dyndns2 answer; correct url, or ask the broker"
             }
             Self::NoAnswer => "the server does not answer the request",
-            Self::Unreachable => "the server is not reached",
+            Self::Unreachable => "the server cannot be reached",
         }
     }
 
@@ -314,6 +314,7 @@ const fn of_status(status: u16, line: &str) -> Failure {
         401 => Failure::BadAuth,
         403 => Failure::Forbidden,
         404 | 410 => Failure::NotFound,
+        408 | 409 | 421 | 423 | 425 => Failure::ServerError,
         429 => Failure::Busy,
         400..500 => Failure::Rejected,
         500..600 => Failure::ServerError,

@@ -35,12 +35,13 @@ pub struct Damaged {
     pub expected: &'static str,
 }
 
-/// To whom a record belongs. Digests: nothing of the configuration can be read from them.
+/// To whom a record belongs, by digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Owner {
     /// Server, user and host name. For another owner the accepted addresses mean nothing.
     target: String,
-    /// The same, the password and the authorities. With others, a failure is over.
+    /// The same, the password and the authorities. With others, a failure is over. Only 16 bits of the digest: they show a
+    /// change of the password, but not whether a guess of it is right.
     credentials: String,
 }
 
@@ -64,11 +65,17 @@ impl Owner {
         );
         let ca = ca.as_deref().unwrap_or_default();
         Self {
-            credentials: digest([target.as_str(), password.expose(), ca].into_iter()),
+            credentials: digest([target.as_str(), password.expose(), ca].into_iter())
+                .chars()
+                .take(CREDENTIALS_DIGITS)
+                .collect(),
             target,
         }
     }
 }
+
+/// Number of hexadecimal digits that are kept of the digest with the password.
+const CREDENTIALS_DIGITS: usize = 4;
 
 fn digest<'a>(parts: impl Iterator<Item = &'a str>) -> String {
     let mut digest = Sha1::new();

@@ -113,8 +113,8 @@ fn faults_are_named_in_full() {
         (format!("{SIX_IN_FOUR}update = 5"), "x",
          "line 6: tunnel[1].update: expected a [update] table, found 5"),
         (format!("{}password = \"x\"\n{UPDATE}", SIX_IN_FOUR.replace("6in4", "6in4-heartbeat")), "x",
-         "line 7: tunnel[1].update: expected only with kind = \"6in4\", \"interface\" or \"command\": this tunnel reports its \
-          address itself"),
+         "line 7: tunnel[1].update: expected only with kind = \"6in4\", \"interface\" or \"command\": tunnels of \
+          other kinds report this host's address themselves"),
     ] {
         let fault = with_key(&text, key).unwrap_err().to_string();
         let fault = fault.replace("/etc/sixxs/f: ", "f: ");

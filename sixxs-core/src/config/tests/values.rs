@@ -377,6 +377,10 @@ fn prefixes_have_one_source() {
         ("prefixes = \"automatic\"", Err("or \"auto\", found")),
         ("prefix_from = []", Err("at least one name")),
         (
+            "prefix_from = \"lan*\"",
+            Err("the name of an interface, found lan*"),
+        ),
+        (
             "prefix_from = \"a name that is too long\"",
             Err("names of interfaces"),
         ),

@@ -81,7 +81,11 @@ pub(super) async fn send(
 }
 
 fn too_slow(verb: &str, url: &Url, limit: Duration) -> anyhow::Error {
-    anyhow::anyhow!("{verb} {}: nothing for {} s", url.host, limit.as_secs())
+    anyhow::anyhow!(
+        "{verb} {}: no answer within {} s",
+        url.host,
+        limit.as_secs()
+    )
 }
 
 /// Path and query: the URL's, with the tunnel and the address.
@@ -139,12 +143,12 @@ mod tests {
             (
                 "http",
                 Failure::NoAnswer,
-                "wait for 127.0.0.1: nothing for 30 s",
+                "wait for 127.0.0.1: no answer within 30 s",
             ),
             (
                 "https",
                 Failure::Unreachable,
-                "connect to 127.0.0.1: nothing for 10 s",
+                "connect to 127.0.0.1: no answer within 10 s",
             ),
         ] {
             let settings = settings(&format!("{scheme}://127.0.0.1/nic/update"), "1");

@@ -61,7 +61,7 @@ async fn tunnels(view: &HostView) -> Vec<Tunnel> {
         };
         let way = view.netlink.query_route(question).await;
         tunnels.push(Tunnel {
-            name: tunnel.name.to_string(),
+            name: link.kernel_name().to_string(),
             is_led_back: matches!(way, Ok(RouteResult::By(found)) if found.index == Some(link.index)),
         });
     }

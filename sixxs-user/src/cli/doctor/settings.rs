@@ -22,7 +22,11 @@ const BY_ADVERTISEMENT: u8 = 9;
 pub(super) async fn settings(view: &HostView) -> Settings {
     let tunnels = || view.config.tunnels.iter();
     let uplinks = enforce::uplinks(&view.config, &view.links);
-    let ours = tunnels().map(|tunnel| tunnel.name.to_string());
+    let kernel_name = |name| {
+        let link = view.links.by_name(name);
+        link.map_or_else(|| name.to_string(), |link| link.kernel_name().to_string())
+    };
+    let ours = tunnels().map(|tunnel| kernel_name(&tunnel.name));
     let all: BTreeSet<_> = uplinks
         .iter()
         .map(|l| l.name.to_string())

@@ -63,7 +63,7 @@ pub(super) async fn propose(paths: &Paths, arguments: &Arguments) -> anyhow::Res
         "the answer of {host} is too long for the data of tunnels; correct --url"
     );
     let tunnels = hurricane::read(&answer.body)
-        .with_context(|| format!("the answer of {host} is no list of tunnels; correct --url"))?;
+        .with_context(|| format!("the answer of {host} is not a list of tunnels; correct --url"))?;
     ensure!(
         !tunnels.is_empty(),
         "the account {} has no tunnels at {host}",
@@ -125,12 +125,12 @@ async fn fetch(
     let stream = timeout(CONNECT_LIMIT, web::open(url, ca.as_deref(), Route::Any)).await;
     let stream = stream.with_context(|| {
         let seconds = CONNECT_LIMIT.as_secs();
-        format!("connect to {host}: nothing for {seconds} s")
+        format!("connect to {host}: no answer within {seconds} s")
     })??;
     let message = Message::Get(authorization);
     let answer = web::exchange(stream, url, &url.target, message, MAX_BYTES);
     timeout(ANSWER_LIMIT, answer).await.with_context(|| {
         let seconds = ANSWER_LIMIT.as_secs();
-        format!("wait for {host}: nothing for {seconds} s")
+        format!("wait for {host}: no answer within {seconds} s")
     })?
 }

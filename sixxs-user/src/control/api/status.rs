@@ -169,7 +169,7 @@ pub struct EndpointUpdate {
     /// The state as a sentence.
     pub sentence: String,
     /// Seconds since the broker has confirmed the address; after a reboot at least that; `null` for never.
-    pub last_seconds_ago: Option<f64>,
+    pub confirmed_seconds_ago: Option<f64>,
     /// Seconds until the next request, if nothing changes; `null` if there is none to come.
     pub next_in_seconds: Option<f64>,
     /// Number of requests since the updates were started.

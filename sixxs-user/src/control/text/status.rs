@@ -181,12 +181,12 @@ fn handshake(wireguard: &WireGuard) -> String {
 fn endpoint_update(update: &EndpointUpdate) -> String {
     let mut line = format!("{}: {}", update.state, update.sentence);
     if update.state == UpdateState::Current
-        && let Some(seconds) = update.last_seconds_ago
+        && let Some(seconds) = update.confirmed_seconds_ago
     {
         line += &format!(", confirmed {} ago", duration(seconds));
     }
     if let Some(seconds) = update.next_in_seconds
-        && update.state == UpdateState::Retrying
+        && matches!(update.state, UpdateState::Retrying | UpdateState::Waiting)
     {
         line += &format!("; next attempt in {}", duration(seconds));
     }

@@ -59,6 +59,9 @@ const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 /// The maximum number of restored parts that wait for the daemon.
 const MAX_RESTORED: usize = 64;
 
+/// A failure after this time is not of the same kind as those before it.
+const LASTING: Duration = Duration::from_secs(600);
+
 /// The restored parts of an interface, for the daemon's log.
 pub(in crate::driver) type Restored = Arc<Mutex<VecDeque<String>>>;
 
@@ -207,7 +210,13 @@ impl Keeper {
             order = ordered => order.unwrap_or(Order::Detach),
         };
         match order {
-            Order::Stop => self.remove_interface().await,
+            Order::Stop => {
+                if self.interface.is_none() {
+                    // It may have been made a moment ago.
+                    self.interface = Netlink::open()?.link_by_name(&self.name).await?.ours();
+                }
+                self.remove_interface().await
+            }
             Order::Detach => Ok(()),
         }
     }
@@ -232,7 +241,10 @@ impl Keeper {
                 () = interface_lost(&mut observed, &name, index) => {}
                 error = self.keep(index) => if !is_lost(&name, index).await {
                     self.status.set(DriverState::Retrying(format!("{error:#}")));
-                    sleep(backoff.after_failure()).await;
+                    if made.elapsed() > LASTING {
+                        backoff = Backoff::default();
+                    }
+                    self.wait_to_retry(backoff.after_failure()).await;
                     continue;
                 },
             }
@@ -246,11 +258,12 @@ impl Keeper {
         }
     }
 
-    /// Waits, at most until the name belongs to another interface, or to none.
+    /// Waits, at most until the name belongs to another interface, or to none, or there are other settings.
     async fn wait_to_retry(&mut self, pause: Duration) {
         tokio::select! {
             () = sleep(pause) => {}
             Ok(()) = self.observed.changed() => {}
+            Ok(()) = self.wanted.changed() => {}
         }
     }
 
@@ -338,9 +351,14 @@ impl Keeper {
     fn report(&self, known: &Known, device: &Device) {
         let view = known.handshakes.view(device);
         let has_endpoint = device.peers.values().any(|peer| peer.endpoint.is_some());
-        let state = match self.endpoints.missing(device) {
-            Some(reason) if !has_endpoint => DriverState::Working(Some(reason.to_owned())),
-            _ => DriverState::Done,
+        let own = device.public_key;
+        let own = own.filter(|key| known.settings.peers.contains_key(key));
+        let state = match (own, self.endpoints.missing(device)) {
+            (Some(key), _) => DriverState::Retrying(format!(
+                "peer {key} has the public key of this end; write the other end's public key"
+            )),
+            (None, Some(reason)) if !has_endpoint => DriverState::Working(Some(reason.to_owned())),
+            (None, _) => DriverState::Done,
         };
         let endpoint = endpoint(&view);
         self.status.change(|status| {

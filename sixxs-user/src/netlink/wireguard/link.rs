@@ -17,7 +17,10 @@ pub(crate) enum NoWireGuard {
     )]
     Unsupported,
     /// Another interface has this name.
-    #[error("another interface has that name, which sixxs did not make; it stays as it is")]
+    #[error(
+        "an interface with that name exists, and sixxs did not make it; remove it (`wg-quick down NAME`, or `ip link delete \
+         NAME`), or use kind = \"interface\""
+    )]
     Foreign,
     /// Any other error.
     #[error(transparent)]

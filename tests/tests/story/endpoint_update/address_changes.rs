@@ -49,7 +49,7 @@ fn the_tunnel_goes_on_within_a_second_of_the_answer() -> Result<()> {
     assert_eq!(update.requests, 2);
     assert_eq!(update.sentence, format!("the broker sends to {NEW}"));
     assert!(
-        update.last_seconds_ago.is_some_and(|ago| ago < 60.0),
+        update.confirmed_seconds_ago.is_some_and(|ago| ago < 60.0),
         "{update:?}"
     );
     let shown = fixture.program.run(&["status"])?.stdout;
@@ -257,7 +257,7 @@ fn the_metrics_have_the_state() -> Result<()> {
         "sixxs_endpoint_update_state{tunnel=\"sixxs0\",state=\"current\"} 1",
         "sixxs_endpoint_update_state{tunnel=\"sixxs0\",state=\"failed\"} 0",
         "sixxs_endpoint_update_requests_total{tunnel=\"sixxs0\"} 1",
-        "sixxs_endpoint_update_last_timestamp_seconds{tunnel=\"sixxs0\"}",
+        "sixxs_endpoint_update_confirmed_timestamp_seconds{tunnel=\"sixxs0\"}",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }

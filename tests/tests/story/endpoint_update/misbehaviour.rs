@@ -44,7 +44,7 @@ fn faults() -> Vec<(Fault, &'static str, &'static str)> {
         (
             say(200, "<html>hello</html>"),
             "retrying",
-            "none of this protocol",
+            "not a dyndns2 answer",
         ),
         (
             say(200, "good 192.0.2.99"),
@@ -144,7 +144,7 @@ fn a_server_without_the_right_certificate_gets_no_password() -> Result<()> {
         })?;
         println!("{certificate:?}: {}", update.sentence);
         assert!(
-            update.sentence.starts_with("the server is not reached"),
+            update.sentence.starts_with("the server cannot be reached"),
             "{update:?}"
         );
     }
