@@ -252,13 +252,9 @@ impl Fields {
         }
         let own = self.name.as_set().map(|name| &name.value);
         for Located { value, location } in value {
-            if value.has_wildcard() {
-                let message = format!("expected the name of an interface, found {value}");
-                self.diagnostics.add(location, message);
-            }
-            if Some(value) == own {
+            if value.has_wildcard() || Some(value) == own {
                 let message = format!(
-                    "expected an interface behind this host, found {value}, which is the tunnel itself"
+                    "expected the name of another interface, behind this host, found {value}"
                 );
                 self.diagnostics.add(location, message);
             }

@@ -64,7 +64,7 @@ impl Advertiser {
 const FLOOD_PREFIXES: usize = 40;
 
 /// Sends advertisements with `count` different prefixes `2001:db8:FIRST:n::/64` by an interface, a thousand prefixes a
-/// second. The router of the advertisements has no lifetime: it is no default router.
+/// second. The router stays a default router for 600 s.
 pub fn flood(at: &Namespace, interface: &str, first: u16, count: u16) -> Result<()> {
     let socket = at.run(|| {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
@@ -78,7 +78,7 @@ pub fn flood(at: &Namespace, interface: &str, first: u16, count: u16) -> Result<
     let numbers: Vec<_> = (0..count).collect();
     for some in numbers.chunks(FLOOD_PREFIXES) {
         // RFC 4861 §4.2; the kernel fills in the checksum.
-        let mut packet = vec![134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut packet = vec![134, 0, 0, 0, 64, 0, 2, 88, 0, 0, 0, 0, 0, 0, 0, 0];
         for number in some {
             // RFC 4861 §4.6.2: on link, autonomous, for 600 s.
             packet.extend([3, 4, 64, 0xc0]);

@@ -336,9 +336,15 @@ fn a_prefix_of_one_of_two_links() -> Result<()> {
         has(status, [&[], &["2001:db8:100::/56"]]) && !has_problem(status, unclear)
     })?;
     host.ip("route del default from 2001:db8:100::/56 dev sixxs1 proto 16\n")?;
-    fixture
-        .program
-        .status_until("it is unclear again", |status| has_problem(status, unclear))?;
+    // Nothing shows it any more, but nothing shows another one.
+    fixture.program.status_until("it stays", |status| {
+        has(status, [&[], &["2001:db8:100::/56"]])
+    })?;
+    let rules = host.sh("ip -6 rule show")?;
+    ensure!(
+        rules.contains("from 2001:db8:100::/56 lookup 201"),
+        "{rules}"
+    );
 
     // The interface of the LAN shows it.
     let config = CONFIG.replace(AUTO, &format!("prefix_from = \"{LAN}\""));

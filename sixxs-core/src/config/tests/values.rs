@@ -378,7 +378,7 @@ fn prefixes_have_one_source() {
         ("prefix_from = []", Err("at least one name")),
         (
             "prefix_from = \"lan*\"",
-            Err("the name of an interface, found lan*"),
+            Err("behind this host, found lan*"),
         ),
         (
             "prefix_from = \"a name that is too long\"",
@@ -386,7 +386,7 @@ fn prefixes_have_one_source() {
         ),
         (
             "prefix_from = \"sixxs0\"",
-            Err("which is the tunnel itself"),
+            Err("behind this host, found sixxs0"),
         ),
         (
             "prefixes = \"auto\"\nprefix_from = \"lan0\"",
