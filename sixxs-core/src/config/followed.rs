@@ -279,7 +279,7 @@ impl Followed {
                 && !observed.rejects.iter().any(|route| route.destination == source)
         };
         for (name, present) in &mut self.present {
-            // A source that the configuration takes away is not lost.
+            // A source that a reload removes from the configuration is not lost.
             let before = before.present.get(name);
             if let Some(before) = before.filter(|before| before.follows == present.follows) {
                 present.former = former(before, is_lost, now);

@@ -238,7 +238,7 @@ const REJECTS: [RouteType; 3] = [
     RouteType::Prohibit,
 ];
 
-/// The maximum number of routes that reject packets: of DHCP clients, and of others.
+/// The maximum number of routes that reject packets: of DHCP clients, and all other ones.
 const MAX_REJECTS: usize = 1024;
 
 impl Dump {
