@@ -284,7 +284,7 @@ fn write_up(rows: &[Row], times: usize) -> Result<String> {
          {machine}, {processors} processors; {date}. {times} changes each.\n\n\
          A link follows its addresses (`address = \"auto\"`). `ip` adds an address, and removes the one before. The time\n\
          ends with the kernel's event for the rule of the new address. As soon as the address is usable, packets from it\n\
-         are sent for {} ms, by the rules; *filtered* are those that the wrong provider received and dropped. A pause of\n\
+         are sent for {} ms, by the rules; *filtered* counts what the wrong provider received and dropped. A pause of\n\
          {} ms follows. Of the changes, one of {} is measured with 1,000 addresses, and one of {} with duplicate address\n\
          detection.\n\n\
          | on the host | p50, ms | p99, ms | max, ms | target for p99, ms | packets | filtered | resident, KiB | descriptors |\n\
