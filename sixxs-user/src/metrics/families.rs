@@ -326,7 +326,7 @@ impl MetricsSnapshot {
         };
         families.gauges(
             "sixxs_endpoint_update_state",
-            "State of the updates of this host's IPv4 address at a broker: 1 for the current one",
+            "State of the updates of this host's IPv4 address at a broker: 1 for the state that it is in",
             updates().flat_map(|(name, update)| {
                 UpdateState::ALL.iter().map(move |state| {
                     let labels = [("tunnel", name), ("state", state.name())];
