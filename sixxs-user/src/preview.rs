@@ -60,7 +60,8 @@ pub async fn preview(
     let mut observed = netlink.observe(&Scope::of(new)).await?;
     let (whole, conflicts) =
         new.with_learned(learned, &new.host_prefixes(&observed), before.config);
-    let followed = Followed::of(new, &observed, &Followed::default(), Duration::ZERO);
+    let present = Followed::in_force(before.in_force);
+    let followed = Followed::of(new, &observed, &present, Duration::ZERO);
     let whole = whole
         .with_followed(&followed)
         .with_former_of(before.in_force);

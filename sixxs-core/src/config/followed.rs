@@ -134,6 +134,25 @@ fn names<'a>(names: impl IntoIterator<Item = &'a IfName>) -> String {
 }
 
 impl Followed {
+    /// What the tunnels of a configuration in force have.
+    #[must_use]
+    pub fn in_force(config: &Config) -> Self {
+        let tunnels = config.tunnels.iter().filter(|t| t.follows.is_any());
+        let present = tunnels.map(|tunnel| {
+            let present = Present {
+                follows: tunnel.follows.clone(),
+                addresses: tunnel.addresses.clone(),
+                prefixes: tunnel.prefixes.clone(),
+                ..Present::default()
+            };
+            (tunnel.name.clone(), present)
+        });
+        Self {
+            present: present.collect(),
+            ..Self::default()
+        }
+    }
+
     /// Reads them from the host. `before` is the result of the scan before, `now` a time since the start.
     #[must_use]
     pub fn of(config: &Config, observed: &Observed, before: &Self, now: Duration) -> Self {
@@ -673,6 +692,15 @@ mod tests {
         let second = Duration::from_secs(1);
         let beside = Followed::of(&config, &observed(true), &alone, second);
         assert_eq!((prefixes(&beside), beside.problems()), ((1, 0), &[][..]));
+        // The daemon's configuration is all that a preview of a reload has.
+        let whole = config.clone().with_followed(&alone);
+        let preview = Followed::of(
+            &config,
+            &observed(true),
+            &Followed::in_force(&whole),
+            second,
+        );
+        assert_eq!(prefixes(&preview), (1, 0));
         let unclear = follow(&config, &observed(true));
         assert_eq!((prefixes(&unclear), unclear.problems().len()), ((0, 0), 2));
         let still = Followed::of(&config, &observed(false), &unclear, second);
