@@ -50,6 +50,18 @@ impl Age {
         }
     }
 
+    /// From the words of a saved line, both in nanoseconds. `has_rebooted`: another boot wrote them.
+    pub(super) fn read(then: &str, noted: &str, has_rebooted: bool) -> Option<Self> {
+        let mut age = Self {
+            then: Duration::from_nanos(then.parse().ok()?),
+            noted: Duration::from_nanos(noted.parse().ok()?),
+        };
+        if has_rebooted {
+            age.reboot();
+        }
+        Some(age)
+    }
+
     pub(super) const fn at(self, now: Duration) -> Duration {
         self.then.saturating_add(now.saturating_sub(self.noted))
     }

@@ -21,6 +21,7 @@ mod follows;
 mod kind;
 mod model;
 mod name_pattern;
+mod not_followed;
 mod remote_endpoint;
 mod runtime_tunnels;
 mod section;
@@ -40,13 +41,14 @@ pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 pub use endpoint_update::EndpointUpdate;
-pub use followed::{Followed, MAX_FOLLOWED, NotFollowed};
+pub use followed::Followed;
 pub use follows::{Follows, PrefixSource};
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RuleMode, SUBTREES_TABLE, SixInFour,
     Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
+pub use not_followed::{MAX_FOLLOWED, NotFollowed};
 pub use remote_endpoint::RemoteEndpoint;
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};

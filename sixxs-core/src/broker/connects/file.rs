@@ -63,16 +63,7 @@ impl Ledger {
     }
 
     fn entry(&mut self, words: &[&str], rebooted: bool) -> Option<()> {
-        let age = |then: &str, noted: &str| {
-            let mut age = Age {
-                then: Duration::from_nanos(then.parse().ok()?),
-                noted: Duration::from_nanos(noted.parse().ok()?),
-            };
-            if rebooted {
-                age.reboot();
-            }
-            Some(age)
-        };
+        let age = |then: &str, noted: &str| Age::read(then, noted, rebooted);
         match *words {
             ["connect", broker, then, noted] => {
                 let entry = self.entries.entry(broker.to_owned()).or_default();

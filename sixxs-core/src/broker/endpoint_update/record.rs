@@ -225,16 +225,7 @@ impl Record {
     }
 
     fn entry(&mut self, words: &[&str], has_rebooted: bool) -> Option<()> {
-        let age = |then: &str, noted: &str| {
-            let mut age = Age {
-                then: Duration::from_nanos(then.parse().ok()?),
-                noted: Duration::from_nanos(noted.parse().ok()?),
-            };
-            if has_rebooted {
-                age.reboot();
-            }
-            Some(age)
-        };
+        let age = |then: &str, noted: &str| Age::read(then, noted, has_rebooted);
         match *words {
             [
                 "accepted",
