@@ -16,6 +16,7 @@ pub mod forge;
 pub mod heartbeat;
 pub mod hurricane;
 pub mod impairment;
+mod listener;
 pub mod ping;
 pub mod pop;
 pub mod protocol41;

@@ -9,19 +9,18 @@ mod connection;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use rustls::ServerConfig;
 
 use self::account::{Account, Query, Reply};
 use super::certificate::{Authority, Certificate};
+use super::listener::next_client;
 use super::pop::Registrar;
 use crate::lab::netns::Namespace;
 
@@ -252,20 +251,7 @@ impl Shared {
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
     let mut serving: Vec<(TcpStream, JoinHandle<()>)> = Vec::new();
-    loop {
-        let mut ready = [
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-        ];
-        let polled = poll(&mut ready, PollTimeout::NONE);
-        let is_stopped = ready[0].any() == Some(true);
-        if is_stopped || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
-            break;
-        }
-        // It fails for a client that closed the connection meanwhile.
-        let Ok((stream, from)) = listener.accept() else {
-            continue;
-        };
+    while let Some((stream, from)) = next_client(listener, stop) {
         serving.retain(|(_, thread)| !thread.is_finished());
         let Ok(handle) = stream.try_clone() else {
             continue;

@@ -12,16 +12,13 @@ mod shared;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use socket2::SockRef;
 
 pub use super::certificate::Certificate;
 pub use dialogue::Stage;
@@ -31,6 +28,7 @@ pub use shared::{Connect, Fault, Outcome};
 
 use super::certificate::Authority;
 use super::clock::Clock;
+use super::listener::next_client;
 use crate::lab::netns::Namespace;
 use lockout::Lockout;
 use shared::{Settings, Shared};
@@ -214,28 +212,11 @@ struct Serving {
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
     let mut serving: VecDeque<Serving> = VecDeque::new();
-    loop {
-        let mut ready = [
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-        ];
-        let polled = poll(&mut ready, PollTimeout::NONE);
-        let stopped = ready[0].any() == Some(true);
-        if stopped || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
-            break;
-        }
-        // accept fails for a client that closed the connection meanwhile.
-        let Ok((stream, from)) = listener.accept() else {
-            continue;
-        };
+    while let Some((stream, from)) = next_client(listener, stop) {
         serving.retain(|serving| !serving.thread.is_finished());
         if let Err(e) = receive(stream, from, shared, &mut serving) {
             eprintln!("tic: {e:#}");
         }
-    }
-    // A process that another test has just forked may hold the listener too, until it executes its program.
-    if let Err(e) = SockRef::from(listener).shutdown(Shutdown::Both) {
-        eprintln!("stop listening: {e}");
     }
     for Serving { stream, thread } in serving {
         // A connection that the client closed cannot be shut down, and need not be.
