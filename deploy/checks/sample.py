@@ -117,6 +117,11 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
     yield handshake, "gauge", "The latest handshake.", iter((labels, now - 60) for labels in peers)
     endpoint = {"endpoint": "198.51.100.2:51820"}
     yield "sixxs_wireguard_endpoint", "gauge", "The endpoint.", iter((labels | endpoint, 1) for labels in peers)
+    active = ({"group": "lan", "link": link} for link in TUNNELS)
+    yield "sixxs_group_link_active", "gauge", "The link that carries it.", iter((labels, 1) for labels in active)
+    yield "sixxs_group_switches", "counter", "Other links took over.", iter([({"group": "lan"}, trouble)])
+    yield "sixxs_probe_loss_ratio", "gauge", "Lost probes.", each("tunnel", TUNNELS, 0)
+    yield "sixxs_probe_reply_seconds", "gauge", "Median of the replies.", each("tunnel", TUNNELS, 0.01)
     yield "sixxs_tunnel_routing_in_place", "gauge", "Whether rules and routes are there.", tunnels(1, host.well)
     refused = iter([({"tunnel": "sixxs1", "reason": "signature"}, trouble)])
     yield "sixxs_tunnel_refused", "counter", "What was not let in.", refused

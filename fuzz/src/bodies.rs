@@ -344,6 +344,10 @@ impl Tables for OneTunnel {
     fn is_direct(&self, _tunnel: u32, _destination: Address) -> bool {
         false
     }
+
+    fn leads_here(&self, _tunnel: u32) -> bool {
+        false
+    }
 }
 
 /// What the programs expect of packets for tunnels of one host at one address: a 6in4 tunnel in slot 3, and an AYIYA

@@ -15,6 +15,9 @@ pub trait Tables {
     /// the tunnel.
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool;
 
+    /// Whether the entry of this slot leads to the interface by which the packet is about to leave.
+    fn leads_here(&self, tunnel: u32) -> bool;
+
     /// Whether packets to `destination` arrive here through a tunnel: it is a tunnel's address, or in
     /// its prefix.
     #[inline(always)]
@@ -56,7 +59,7 @@ pub enum Verdict {
     NotOurs,
     /// The source belongs to a tunnel, but this packet may leave by this interface.
     Exempt,
-    /// At a tunnel: the source belongs to this tunnel.
+    /// At a tunnel: the source belongs to this tunnel, or to a group whose active link it is.
     Own,
     /// At a tunnel: the source belongs to no tunnel. The broker drops such packets; the programs never change
     /// them.
@@ -93,6 +96,10 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
     };
     let at_home = match exit {
         Exit::Tunnel(slot) if slot == source.slot() => return Verdict::Own,
+        // The active link of a group.
+        Exit::Tunnel(_) if source.is_of_group() && tables.leads_here(source.slot()) => {
+            return Verdict::Own;
+        }
         Exit::Tunnel(_) => false,
         Exit::Uplink(ifindex) => source.is_at_home(ifindex, ipv6.destination.is_multicast()),
     };
@@ -123,8 +130,13 @@ mod tests {
     use core::net::Ipv6Addr;
 
     /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1. The second tunnel
-    /// has a routed /48. One address of that prefix is also on net0, and one is the tunnel's far end.
-    struct Host(Vec<(Prefix, Source)>);
+    /// has a routed /48. One address of that prefix is also on net0, and one is the tunnel's far end. Both are links of
+    /// the group in slot 2.
+    struct Host {
+        sources: Vec<(Prefix, Source)>,
+        /// Whether the packet is about to leave by the group's active link.
+        is_active: bool,
+    }
 
     fn address(text: &str) -> Address {
         Address::from_octets(text.parse::<Ipv6Addr>().unwrap().octets())
@@ -148,16 +160,26 @@ mod tests {
                     Source::new(tunnel, bits, home),
                 )
             };
-            Self(sources.into_iter().map(entry).collect())
+            let group = Prefix::new(address("2001:db8:cc::"), 48);
+            let of_group = (group, Source::of_group(2, 48, 0));
+            Self {
+                sources: sources.into_iter().map(entry).chain([of_group]).collect(),
+                is_active: false,
+            }
         }
     }
 
     impl Tables for Host {
         fn source(&self, wanted: Address) -> Option<Source> {
-            let mut entries = self.0.iter();
+            let mut entries = self.sources.iter();
             entries
                 .find(|(prefix, _)| wanted.within(prefix))
                 .map(|(_, source)| *source)
+        }
+
+        fn leads_here(&self, tunnel: u32) -> bool {
+            assert_eq!(tunnel, 2, "only groups are looked up");
+            self.is_active
         }
 
         fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
@@ -222,6 +244,34 @@ mod tests {
                 Verdict::OtherProtocol
             );
             assert_eq!(decide(Err(NoIpv6::Malformed), exit, &host), Verdict::Unparsed);
+        }
+    }
+
+    #[test]
+    fn a_group_owns_its_active_link() {
+        use Exit::{Tunnel, Uplink};
+        let outside = "2001:db8:ffff::9";
+        for (destination, exit, is_active, expected) in [
+            (outside, Tunnel(0), true, Verdict::Own),
+            (outside, Tunnel(0), false, Verdict::Leak(2)),
+            (outside, Uplink(2), false, Verdict::Leak(2)),
+            ("2001:db8:cc:1::5", Tunnel(0), true, Verdict::Loop),
+            ("2001:db8:cc:1::5", Uplink(2), false, Verdict::Exempt),
+            ("fe80::9", Tunnel(1), false, Verdict::Exempt),
+        ] {
+            let host = Host {
+                is_active,
+                ..Host::new()
+            };
+            let ipv6 = Ipv6 {
+                offset: 0,
+                source: address("2001:db8:cc::1"),
+                destination: address(destination),
+                payload_bytes: 0,
+                next_header: 59,
+            };
+            let found = decide(Ok(&ipv6), exit, &host);
+            assert_eq!(found, expected, "{destination} {exit:?} {is_active}");
         }
     }
 

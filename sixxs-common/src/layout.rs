@@ -139,7 +139,8 @@ pub const fn probe_index(ifindex: u32, probe: u32) -> u32 {
 pub struct Source {
     /// The tunnel's slot.
     pub tunnel: u16,
-    /// Length of the prefix in bits; 128 for an address of the tunnel itself, 0 for its far end.
+    /// Length of the prefix in bits; 128 for an address of the tunnel itself, 0 for its far end and for a network on
+    /// its link. For a prefix of a group, with the bit [`OF_GROUP`].
     pub bits: u16,
     /// Interface index of an uplink that has the same address: packets from it may leave by this uplink. 0:
     /// no uplink has it. [`ANY_UPLINK`]: several uplinks have it. With the bit [`MULTICAST_ONLY`], only packets
@@ -169,10 +170,28 @@ impl Source {
         }
     }
 
-    /// The far end or the next hop of the tunnel in `slot`, if a prefix of the tunnel contains it.
+    /// The far end or the next hop of the tunnel in `slot`, if a prefix of the tunnel contains it; or a network on its
+    /// link. Packets to it leave by the tunnel.
     #[must_use]
     pub const fn far_end(slot: u32) -> Self {
         Self::new(slot, 0, 0)
+    }
+
+    /// A prefix with a length of `bits` of the group in `slot`. The entry of the slot leads to the group's active link.
+    #[must_use]
+    pub const fn of_group(slot: u32, bits: u8, home: u32) -> Self {
+        let source = Self::new(slot, bits, home);
+        Self {
+            bits: source.bits | OF_GROUP,
+            ..source
+        }
+    }
+
+    /// Whether it is a prefix of a group.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_group(self) -> bool {
+        self.bits & OF_GROUP != 0
     }
 
     /// Whether packets from this source may leave by the uplink with this index, because the uplink has the
@@ -208,6 +227,10 @@ impl Source {
         self.bits == 128
     }
 }
+
+/// Bit of [`Source::bits`]: the prefix belongs to a group of links. Packets to it may arrive by each of them, and packets
+/// from it leave by the active one.
+pub const OF_GROUP: u16 = 1 << 15;
 
 /// Length in bits of the shortest prefix that a broker routes to a client. A shorter prefix means "all
 /// sources", not the networks behind this host.
@@ -530,12 +553,16 @@ mod tests {
             (Source::new(511, 16, 0), true, false),
             (Source::new(511, 15, 0), false, false),
             (Source::far_end(511), false, false),
+            (Source::of_group(511, 48, 0), true, false),
+            (Source::of_group(511, 128, 0), true, false),
         ] {
             assert_eq!(source.slot(), 511, "{source:?}");
             assert_eq!(source.is_here(), is_here, "{source:?}");
             assert_eq!(source.is_address(), is_address, "{source:?}");
         }
         assert!(!Source::NONE.is_here());
+        assert!(!Source::NONE.is_of_group() && !Source::new(511, 128, 0).is_of_group());
+        assert!(Source::of_group(511, 48, 0).is_of_group());
         assert!(Source::NONE.slot() >= SLOTS);
     }
 

@@ -268,7 +268,8 @@ pub fn accept<P: Packet + ?Sized, T: Tables>(
         return Err(Refusal::OwnSource);
     }
     let is_for_tunnel = || match tables.source(inner.destination) {
-        Some(source) => source.is_here() && source.slot() == slot,
+        // The packets of a group may arrive by each of its links.
+        Some(source) => source.is_here() && (source.slot() == slot || source.is_of_group()),
         None => false,
     };
     if !(inner.destination.is_link_scope() || inner.destination.is_multicast() || is_for_tunnel()) {
@@ -458,6 +459,7 @@ mod tests {
                 ("2001:db8:a::2", 128, Source::new(3, 128, 0)),
                 ("2001:db8:aa::", 48, Source::new(3, 48, 0)),
                 ("2001:db8:b::2", 128, Source::new(4, 128, 0)),
+                ("2001:db8:cc::", 48, Source::of_group(5, 48, 0)),
             ];
             let mut entries = entries.into_iter();
             entries
@@ -466,6 +468,10 @@ mod tests {
         }
 
         fn is_direct(&self, _tunnel: u32, _destination: Address) -> bool {
+            false
+        }
+
+        fn leads_here(&self, _tunnel: u32) -> bool {
             false
         }
     }

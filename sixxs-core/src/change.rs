@@ -83,6 +83,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         metrics_hosts,
         alerting,
         tunnels: _,
+        groups,
     } = new;
     let differs = [
         ("uplinks", *uplinks != old.uplinks),
@@ -99,6 +100,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         ("metrics_hosts", *metrics_hosts != old.metrics_hosts),
         ("alert", *alerting != old.alerting),
         ("connect_limit", *connect_limit != old.connect_limit),
+        ("group", *groups != old.groups),
     ];
     let differs = differs.into_iter().filter(|(_, differs)| *differs);
     differs.map(|(key, _)| key).collect()
@@ -175,5 +177,14 @@ mod tests {
             assert_eq!(change.settings, [key]);
             assert!(!change.is_nothing(), "{key}");
         }
+        let group = "check_target = \"2001:db8:f::1\"\n[[group]]\nlinks = [\"sixxs0\", \"sixxs1\"]\n\
+                     prefixes = \"2001:db8:cc::/48\"\n";
+        let first = "address = \"2001:db8:a::2/64\"\n";
+        let both = TWO.replace(first, &format!("{first}peer = \"2001:db8:a::1\"\n"));
+        let new = read(&format!("{both}{group}"));
+        assert_eq!(
+            Change::between(&read(&both), &new, true).settings,
+            ["group"]
+        );
     }
 }

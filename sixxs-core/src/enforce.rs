@@ -15,7 +15,7 @@ use std::{
 
 use screening::{Screening, XdpWish};
 use sixxs_common::layout::{
-    ANY_UPLINK, ANY_UPLINK_MULTICAST_ONLY, MULTICAST_ONLY, SHORTEST_ROUTED,
+    self, ANY_UPLINK, ANY_UPLINK_MULTICAST_ONLY, MULTICAST_ONLY, SHORTEST_ROUTED,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 pub struct Enforcement {
     /// Interfaces that should have programs, by name.
     pub interfaces: BTreeMap<IfName, Interface>,
-    /// Destinations of leaks, by the tunnel's name.
+    /// Destinations of leaks, by the name of the tunnel or the group.
     pub tunnels: BTreeMap<IfName, RedirectTarget>,
     /// Whether the programs answer echo requests to the tunnels' own addresses.
     pub answers_echo: bool,
@@ -118,18 +118,40 @@ pub struct RedirectTarget {
 pub struct Source {
     /// The prefix.
     pub prefix: Prefix,
-    /// The tunnel.
+    /// The tunnel or the group.
     pub tunnel: IfName,
     /// The uplinks that have this same address.
     pub home: Home,
     /// Whether it is in a prefix that is routed through the tunnel. The provider of an uplink accepts no
     /// packets from such an address, even if the uplink has it.
     pub is_routed: bool,
-    /// Whether it is the tunnel's far end: packets to it leave by the tunnel.
-    pub is_far_end: bool,
+    /// What it is to the tunnel.
+    pub kind: SourceKind,
+}
+
+/// What a source is to its tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// An address or a prefix of the tunnel: packets to it arrive by the tunnel.
+    Own,
+    /// The tunnel's far end, or a network on its link: packets to it leave by the tunnel.
+    OnLink,
+    /// A prefix of a group, which is named instead of the tunnel: packets to it may arrive by each of its links.
+    OfGroup,
 }
 
 impl Source {
+    /// Its entry in the map. `slot` is that of the tunnel or group.
+    #[must_use]
+    pub const fn entry(&self, slot: u32) -> layout::Source {
+        let (bits, home) = (self.prefix.bits(), self.home_number());
+        match self.kind {
+            SourceKind::Own => layout::Source::new(slot, bits, home),
+            SourceKind::OnLink => layout::Source::far_end(slot),
+            SourceKind::OfGroup => layout::Source::of_group(slot, bits, home),
+        }
+    }
+
     /// [`layout::Source::home`](sixxs_common::layout::Source::home).
     #[must_use]
     pub const fn home_number(&self) -> u32 {
@@ -198,11 +220,46 @@ impl Enforcement {
                     .iter()
                     .map(|direct| (tunnel.name.clone(), *direct)),
             );
-            all.sources.extend(sources(tunnel, &uplinks));
+            all.sources.extend(sources(&tunnel.name, tunnel, &uplinks));
         }
+        all.add_groups(config, &uplinks, wanted);
         all.sources
             .sort_by_key(|source| (std::cmp::Reverse(source.prefix.bits()), source.prefix));
         all
+    }
+
+    /// Adds groups: each has the destination of its active link.
+    fn add_groups(&mut self, config: &Config, uplinks: &[&Link], wanted: impl Fn(&Tunnel) -> bool) {
+        for (group, tunnel) in config.groups_as_tunnels() {
+            if !config.has_link(group, &wanted) {
+                continue;
+            }
+            let nowhere = RedirectTarget {
+                index: None,
+                mtu: Mtu::MINIMUM,
+                on_leak: config.on_leak,
+                mac: None,
+                gateway: None,
+                router: Ipv6Addr::UNSPECIFIED,
+            };
+            // A link that is stopped has none.
+            let target = self.tunnels.get(&group.active).cloned();
+            let name = &group.name;
+            self.tunnels.insert(name.clone(), target.unwrap_or(nowhere));
+            let directs = group.direct.iter();
+            self.directs
+                .extend(directs.map(|direct| (name.clone(), *direct)));
+            let sources = sources(name, &tunnel, uplinks).into_iter();
+            self.sources
+                .extend(sources.filter_map(|source| match source.kind {
+                    SourceKind::Own => Some(Source {
+                        kind: SourceKind::OfGroup,
+                        ..source
+                    }),
+                    // What is on one link is none of the group's.
+                    SourceKind::OnLink | SourceKind::OfGroup => None,
+                }));
+        }
     }
 
     fn add_interface(&mut self, link: &Link, role: Role, own: Option<Ipv6Addr>) {
@@ -329,9 +386,9 @@ pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
     }
 }
 
-/// A tunnel's addresses and prefixes, and the addresses within them that need their own entry: those of
-/// uplinks, and the tunnel's far end.
-fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
+/// A tunnel's addresses and prefixes, the networks on its link, and the addresses within them that need their own entry:
+/// those of uplinks, and the tunnel's far end. They get this name.
+fn sources(name: &IfName, tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
     let mut homes: BTreeMap<Prefix, Home> = tunnel
         .sources()
         .map(|prefix| (prefix, Home::Nowhere))
@@ -355,7 +412,6 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
     let far_ends: BTreeSet<_> = far_ends
         .filter(|far_end| tunnel.prefixes.iter().any(|p| p.contains(*far_end)))
         .map(Prefix::host)
-        .filter(|far_end| !homes.contains_key(far_end))
         .collect();
     // A shorter prefix means "all sources", including those of the uplinks.
     let is_routed = |source: Prefix| {
@@ -369,20 +425,22 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
                 u16::from(prefix.bits()) >= SHORTEST_ROUTED && prefix.contains(source.address())
             })
     };
-    let source = |prefix, home, is_far_end| Source {
+    let source = |prefix, home, kind| Source {
         prefix,
-        tunnel: tunnel.name.clone(),
+        tunnel: name.clone(),
         home,
         is_routed: is_routed(prefix),
-        is_far_end,
+        kind,
     };
+    let known: BTreeSet<_> = homes.keys().copied().collect();
     let here = homes
         .into_iter()
-        .map(|(prefix, home)| source(prefix, home, false));
-    let far_end_sources = far_ends
-        .into_iter()
-        .map(|prefix| source(prefix, Home::Nowhere, true));
-    here.chain(far_end_sources).collect()
+        .map(|(prefix, home)| source(prefix, home, SourceKind::Own));
+    let on_link = tunnel.on_link.iter().copied();
+    let on_link = far_ends.into_iter().chain(on_link);
+    let on_link = on_link.filter(|prefix| !known.contains(prefix));
+    let on_link = on_link.map(|prefix| source(prefix, Home::Nowhere, SourceKind::OnLink));
+    here.chain(on_link).collect()
 }
 
 #[cfg(test)]
@@ -456,13 +514,72 @@ mod tests {
         // The far end may be in the tunnel's prefix; it is not on this host.
         let with = ONE.replace("2001:db8:a::1", "2001:db8:aa::1");
         let all = Enforcement::new(&config(&with), &links, |_| true);
-        let far_ends = all.sources.iter().filter(|source| source.is_far_end);
+        let is_far_end = |source: &&Source| source.kind == SourceKind::OnLink;
+        let far_ends = all.sources.iter().filter(is_far_end);
         let far_ends: Vec<_> = far_ends.map(|source| source.prefix.to_string()).collect();
         assert_eq!(far_ends, ["2001:db8:aa::1"]);
         // A stopped tunnel is not taken for an uplink.
         let stopped = Enforcement::new(&config(ONE), &links, |_| false);
         assert_eq!(stopped.interfaces.len(), 1);
         assert_eq!(stopped.sources, vec![]);
+    }
+
+    #[test]
+    fn a_group_leads_to_its_active_link() {
+        let text = format!(
+            "{ONE}[[tunnel]]\nname = \"sixxs1\"\nkind = \"interface\"\naddress = \"2001:db8:b::2/64\"\n\
+             peer = \"2001:db8:cc::1\"\n[[group]]\nlinks = [\"sixxs1\", \"sixxs0\"]\n\
+             prefixes = [\"2001:db8:cc::/48\"]\n"
+        );
+        let mut config = config(&text);
+        let on_tunnel = |index, name| Link {
+            layer: LinkLayer::None,
+            ..link(index, name, &[])
+        };
+        let links: Links = [
+            link(2, "net0", &["2001:db8:cc:1::1"]),
+            on_tunnel(3, "sixxs0"),
+            on_tunnel(4, "sixxs1"),
+        ]
+        .into_iter()
+        .collect();
+        config.uplinks = Some(vec!["net0".parse().unwrap()]);
+        let group: IfName = "group0".parse().unwrap();
+        let mut all = Enforcement::new(&config, &links, |_| true);
+        assert_eq!(all.tunnels[&group], all.tunnels[&config.tunnels[1].name]);
+        assert_eq!(all.tunnels[&group].index, Some(IfIndex(4)));
+        assert!(
+            all.directs
+                .contains(&(group.clone(), config.groups[0].prefixes[0]))
+        );
+        let of_group = all.sources.iter().filter(|source| source.tunnel == group);
+        let entries: Vec<_> = of_group
+            .map(|source| (source.prefix.to_string(), source.entry(9)))
+            .collect();
+        assert_eq!(
+            entries,
+            [
+                (
+                    "2001:db8:cc:1::1".to_owned(),
+                    layout::Source::of_group(9, 128, 2 | MULTICAST_ONLY)
+                ),
+                (
+                    "2001:db8:cc::/48".to_owned(),
+                    layout::Source::of_group(9, 48, 0)
+                ),
+            ]
+        );
+        // Another link takes over: one entry changes.
+        config.groups[0].active = "sixxs0".parse().unwrap();
+        let other = Enforcement::new(&config, &links, |_| true);
+        assert_eq!(other.tunnels[&group].index, Some(IfIndex(3)));
+        all.tunnels = other.tunnels.clone();
+        assert_eq!(all, other);
+        // A link that is stopped leads nowhere; without any link there is no group.
+        let stopped = Enforcement::new(&config, &links, |t| t.name.as_str() == "sixxs1");
+        assert_eq!(stopped.tunnels[&group].index, None);
+        let none = Enforcement::new(&config, &links, |_| false);
+        assert!(none.tunnels.is_empty() && none.sources.is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
     echo_health::EchoHealth,
     failure_tracker::REPAIR_TIME,
     link::{Link, Unusable},
+    link_quality::Quality,
     tunnel::State,
     types::{IfName, Mtu, RulePriority},
     wireguard::handshakes::Unanswered,
@@ -93,6 +94,8 @@ pub struct Facts<'a> {
     pub echo_health: EchoHealth,
     /// A peer of WireGuard that does not answer, if no other peer does.
     pub unanswered_peer: Option<Unanswered>,
+    /// The result of its probes.
+    pub quality: Quality,
 }
 
 /// The effect of a foreign rule on the packets of a tunnel.
@@ -186,6 +189,8 @@ impl Health {
             reasons.extend(facts.broker_sends_to.map(Reason::BrokerSendsElsewhere));
             reasons.extend(silence(facts));
             reasons.extend(facts.unanswered_peer.map(Reason::PeerSilent));
+            reasons
+                .extend((facts.quality != Quality::Good).then_some(Reason::Probed(facts.quality)));
         } else {
             reasons.push(Reason::NotUp(facts.state.clone()));
         }

@@ -32,6 +32,7 @@ fn good(link: &Link) -> Facts<'_> {
         unanswered_in_a_row: 0,
         echo_health: EchoHealth::Fine,
         unanswered_peer: None,
+        quality: Quality::Good,
     }
 }
 
@@ -368,5 +369,42 @@ fn the_states_of_a_tunnel_that_is_not_up() {
         let mut facts = good(&link);
         facts.state = &state;
         assert_eq!(judged(&facts), expected);
+    }
+}
+
+#[test]
+fn probes_decide_too() {
+    let link = good_link();
+    for (quality, expected) in [
+        (
+            Quality::Lossy {
+                lost: 8,
+                sent: 20,
+                window: Duration::from_secs(10),
+            },
+            "failing; 8 of its 20 probes in 10 s got no reply",
+        ),
+        (
+            Quality::Slow {
+                median: Duration::from_millis(812),
+                limit: Duration::from_millis(500),
+            },
+            "failing; its probes are answered after 812 ms, the median; the limit is 500 ms",
+        ),
+    ] {
+        let facts = Facts {
+            quality,
+            ..good(&link)
+        };
+        assert_eq!(judged(&facts), expected);
+        let down = Facts {
+            state: &State::Down,
+            ..facts
+        };
+        assert_eq!(
+            judged(&down),
+            "failing; it is down",
+            "probes say nothing then"
+        );
     }
 }

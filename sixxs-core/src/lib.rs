@@ -7,6 +7,8 @@
 //! * [`diagnostics`] – faults in files, by line and key
 //! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
+//! * [`link_quality`] – evaluates the probes of a link
+//! * [`active_link`] – decides which link carries the prefixes of a group
 //! * [`secret`] – passwords
 //! * [`wireguard`] – the configuration of WireGuard interfaces, desired and observed
 //! * [`endpoint`] – the far ends of tunnels
@@ -29,6 +31,7 @@
 //! * [`host`] – checks the host name of web requests
 //! * [`table_names`] – the file with the names of routing tables
 
+pub mod active_link;
 pub mod aiccu;
 pub mod alert_limiter;
 pub mod broker;
@@ -48,6 +51,7 @@ pub mod host;
 pub mod init;
 pub mod leak_lines;
 pub mod link;
+pub mod link_quality;
 pub mod outer_traffic;
 pub mod program_poll;
 pub mod reconcile_limiter;

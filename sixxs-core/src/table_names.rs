@@ -17,7 +17,7 @@ const HEADER: &str = "# Written by sixxs, removed by `sixxs down`. Do not edit.\
 /// file.
 const DIRECTORY_TOO: &str = "# The directory was made by sixxs too.\n";
 
-/// The text of the file: a line `NUMBER NAME` per tunnel.
+/// The text of the file: a line `NUMBER NAME` per tunnel and group.
 #[must_use]
 pub fn text(config: &Config, made_directory: bool) -> String {
     let mut text = HEADER.to_owned();
@@ -32,6 +32,9 @@ pub fn text(config: &Config, made_directory: bool) -> String {
         RuleMode::Rules => {
             for tunnel in &config.tunnels {
                 name(tunnel.table, tunnel.name.as_str());
+            }
+            for group in &config.groups {
+                name(group.table, group.name.as_str());
             }
         }
         RuleMode::Subtrees => {

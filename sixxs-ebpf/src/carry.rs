@@ -131,6 +131,7 @@ pub(crate) fn arrived(frame: &Frame, link_bytes: u32) -> i32 {
     let tables = maps::KernelTables {
         slot: counters,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     match six_in_four::accept(frame, &outer, slot, &tables) {
         Ok(accepted) => match deliver(frame, &outer, &accepted, slot) {

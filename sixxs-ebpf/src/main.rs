@@ -86,6 +86,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
     let (stat, action) = act(frame, interface, verdict, ipv6.as_ref().ok());
@@ -279,6 +280,7 @@ fn echo_arrived(
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let Some(to) = tables.source(ipv6.destination) else {
         return NEXT;

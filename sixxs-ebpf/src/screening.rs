@@ -60,6 +60,7 @@ pub(crate) fn judge<P: Packet + ?Sized>(
     let tables = maps::KernelTables {
         slot: uplink,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let (slot, reason) = match screen(packet, offset, &tables) {
         Screened::Forged { slot, reason } => (slot, reason),

@@ -97,6 +97,7 @@ fn answer(frame: &XdpFrame, interface: &Interface, uplink: Slot, slot: u32, inne
     let tables = maps::KernelTables {
         slot: uplink,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let (Some(to), Some(tunnel), Some(counters)) = (
         tables.source(inner.destination),

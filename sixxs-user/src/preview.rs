@@ -66,7 +66,10 @@ pub async fn preview(
         .with_followed(&followed)
         .with_former_of(before.in_force);
     let networks = local_networks(&whole, &observed.links, &observed.connected);
-    let whole = whole.with_direct(&networks.clone().unwrap_or_default());
+    let active = whole.active_links(&observed);
+    let whole = whole
+        .with_direct(&networks.clone().unwrap_or_default())
+        .with_active(&active);
 
     let mut desired = Desired::new(&whole, is_wanted);
     let is_started = |tunnel: &&Tunnel| starts.contains(&tunnel.name);

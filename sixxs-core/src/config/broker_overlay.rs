@@ -153,11 +153,13 @@ impl Config {
         (whole, conflicts)
     }
 
-    /// The source that contains `address`, and its tunnel, among all tunnels except `but`.
+    /// The source that contains `address`, and its tunnel or group, among all except the tunnel `but`.
     fn owner_of(&self, address: Ipv6Addr, but: &IfName) -> Option<(Prefix, IfName)> {
         let others = self.tunnels.iter().filter(|other| other.name != *but);
-        let mut sources = others.flat_map(|other| other.sources().map(|s| (s, other.name.clone())));
-        sources.find(|(source, _)| source.contains(address))
+        let sources = others.flat_map(|other| other.sources().map(move |s| (s, &other.name)));
+        let mut all = sources.chain(self.group_prefixes());
+        let found = all.find(|(source, _)| source.contains(address));
+        found.map(|(source, owner)| (source, owner.clone()))
     }
 }
 

@@ -1,11 +1,11 @@
-//! Checks over all tunnels: the properties that they must not share, and their number.
+//! Checks over all tunnels and groups: the properties that they must not share, their number, and the links of groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sixxs_common::layout;
 
 use super::{
-    Tunnel,
+    Config, Group, Kind, Tunnel,
     section::{Located, SectionHeader},
 };
 use crate::{
@@ -35,11 +35,19 @@ pub(super) struct Locations {
     pub(super) sources: Vec<Location>,
 }
 
-/// Checks all tunnels against each other.
+/// Locations of the parts of a group that other sections may contradict.
+pub(super) struct GroupLocations {
+    pub(super) name: Location,
+    pub(super) table: Location,
+    pub(super) links: Vec<Location>,
+    pub(super) prefixes: Vec<Location>,
+}
+
+/// Checks all tunnels and groups against each other.
 pub(super) fn check(
     uplinks: &[Located<IfName>],
-    tunnels: &[Tunnel],
-    locations: &[Locations],
+    (tunnels, locations): (&[Tunnel], &[Locations]),
+    (groups, group_locations): (&[Group], &[GroupLocations]),
 ) -> Diagnostics {
     let mut diagnostics = Diagnostics::default();
     let mut uplink_names = BTreeSet::new();
@@ -88,18 +96,88 @@ pub(super) fn check(
             );
         }
     }
-    check_sources(tunnels, locations, &mut diagnostics);
-    check_counts(tunnels, &mut diagnostics);
+    for (group, at) in groups.iter().zip(group_locations) {
+        let name = &group.name;
+        let is_taken = names.contains(name) || uplink_names.contains(name);
+        if is_taken || name.has_wildcard() || name.as_str() == LOOPBACK {
+            let message = format!(
+                "expected a name that no interface has, found {:?}",
+                name.as_str()
+            );
+            diagnostics.add(&at.name, message);
+        }
+        names.insert(name);
+        if let Some(other) = tables.insert(group.table, name) {
+            let table = group.table;
+            let message = format!("expected a table of its own, found {table}, which {other} has");
+            diagnostics.add(&at.table, message);
+        }
+    }
+    let tunnel_sources = tunnels
+        .iter()
+        .zip(locations)
+        .map(|(tunnel, at)| Owner::new(&tunnel.name, tunnel.sources(), &at.sources));
+    let group_sources = groups.iter().zip(group_locations).map(|(group, at)| {
+        let prefixes = group.prefixes.iter().copied();
+        Owner::new(&group.name, prefixes, &at.prefixes)
+    });
+    let owners: Vec<_> = tunnel_sources.chain(group_sources).collect();
+    check_sources(&owners, &mut diagnostics);
+    check_counts(tunnels, groups, &mut diagnostics);
     diagnostics
 }
 
+/// Checks that the links of groups exist, and that probes can show whether they work.
+pub(super) fn check_links(config: &Config, locations: &[GroupLocations]) -> Diagnostics {
+    let mut diagnostics = Diagnostics::default();
+    for (group, at) in config.groups.iter().zip(locations) {
+        for (link, location) in group.links.iter().zip(&at.links) {
+            let mut tunnels = config.tunnels.iter();
+            let fault = match tunnels.find(|tunnel| tunnel.name == *link) {
+                Some(tunnel) => link_fault(tunnel),
+                None => {
+                    let names = config.tunnels.iter().map(|tunnel| tunnel.name.as_str());
+                    let known = names.collect::<Vec<_>>().join(", ");
+                    Some(format!(
+                        "expected the name of a [[link]] or [[tunnel]], found {link}; there are {known}"
+                    ))
+                }
+            };
+            if let Some(message) = fault {
+                diagnostics.add(location, message);
+            }
+        }
+    }
+    diagnostics
+}
+
+/// The fault of a link of a group, as a message: nothing shows whether the link works.
+fn link_fault(link: &Tunnel) -> Option<String> {
+    let is_learned = matches!(link.kind, Kind::Account(_));
+    if link.addresses.is_empty() && !link.follows.addresses && !is_learned {
+        return Some(format!(
+            "expected a link with an address of its own, from which it is probed; {} has none",
+            link.name
+        ));
+    }
+    (link.probe_target().is_none() && !is_learned).then(|| {
+        format!(
+            "expected a link with check_target, an address that answers pings through it; {} has neither check_target \
+             nor a global peer, so nothing shows whether it works",
+            link.name
+        )
+    })
+}
+
 /// Checks the limits of the programs' tables.
-fn check_counts(tunnels: &[Tunnel], diagnostics: &mut Diagnostics) {
+fn check_counts(tunnels: &[Tunnel], groups: &[Group], diagnostics: &mut Diagnostics) {
     let total = |count: fn(&Tunnel) -> usize| tunnels.iter().map(count).sum::<usize>();
-    let sources = total(|tunnel| tunnel.sources().count());
-    let directs = total(|tunnel| tunnel.direct.len());
+    let of_groups = |count: fn(&Group) -> usize| groups.iter().map(count).sum::<usize>();
+    let sources =
+        total(|tunnel| tunnel.sources().count()) + of_groups(|group| group.prefixes.len());
+    let directs = total(|tunnel| tunnel.direct.len()) + of_groups(|group| group.direct.len());
     for (what, found, most) in [
-        ("tunnels", tunnels.len(), TUNNELS),
+        ("tunnels and groups", tunnels.len() + groups.len(), TUNNELS),
         ("addresses and prefixes", sources, SOURCES),
         ("direct destinations", directs, DIRECTS),
     ] {
@@ -121,18 +199,31 @@ fn check_loopback(name: &IfName, location: &Location, diagnostics: &mut Diagnost
     }
 }
 
-/// Reports sources that overlap a source of another tunnel, or that are listed twice. The sources are sorted
+/// A tunnel or a group with its sources, and where the file has them.
+struct Owner<'a> {
+    name: &'a IfName,
+    sources: Vec<(Prefix, &'a Location)>,
+}
+
+impl<'a> Owner<'a> {
+    fn new(
+        name: &'a IfName,
+        sources: impl Iterator<Item = Prefix>,
+        locations: &'a [Location],
+    ) -> Self {
+        let sources = sources.zip(locations).collect();
+        Self { name, sources }
+    }
+}
+
+/// Reports sources that overlap a source of another owner, or that are listed twice. The sources are sorted
 /// by address, shorter prefixes first. So `around` always holds exactly the earlier sources that contain the
 /// current one.
-fn check_sources(tunnels: &[Tunnel], locations: &[Locations], diagnostics: &mut Diagnostics) {
-    let mut sources: Vec<_> = tunnels
-        .iter()
-        .zip(locations)
-        .enumerate()
-        .flat_map(|(owner, (tunnel, at))| {
-            let sources = tunnel.sources().zip(&at.sources);
-            sources.map(move |(source, at)| (source.address(), source.bits(), owner, source, at))
-        })
+fn check_sources(owners: &[Owner<'_>], diagnostics: &mut Diagnostics) {
+    let owned = owners.iter().enumerate();
+    let owned = owned.flat_map(|(by, owner)| owner.sources.iter().map(move |source| (by, source)));
+    let mut sources: Vec<_> = owned
+        .map(|(by, (source, at))| (source.address(), source.bits(), by, *source, *at))
         .collect();
     sources.sort_by_key(|(address, bits, owner, ..)| (*address, *bits, *owner));
     let mut around: Vec<(Prefix, usize)> = Vec::new();
@@ -154,7 +245,7 @@ fn check_sources(tunnels: &[Tunnel], locations: &[Locations], diagnostics: &mut 
                 location,
                 format!(
                     "expected sources of its own, found {source}, which overlaps {outer} of {}",
-                    tunnels[*by].name
+                    owners[*by].name
                 ),
             );
         }

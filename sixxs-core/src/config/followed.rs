@@ -4,15 +4,18 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,
+    ops::RangeInclusive,
     time::Duration,
 };
 
-use super::{Config, Follows, MAX_FOLLOWED, NotFollowed, PrefixSource, Tunnel};
+use super::{Config, Follows, MAX_FOLLOWED, NotFollowed, PrefixSource, RuleMode, Tunnel};
 use crate::{
-    link::{Link, Unusable},
+    link::{Link, Unusable, is_global},
     routing::{
-        Observed,
+        Observed, UNREACHABLE_METRIC,
+        connected::ConnectedRoute,
         delegations::{Delegation, delegations, prefixes_of},
+        observed::{ObservedRoute, ObservedTarget},
         routers,
     },
     types::{IfName, InterfaceAddress, Prefix},
@@ -29,6 +32,8 @@ struct Present {
     addresses: Vec<InterfaceAddress>,
     tentative: Vec<Ipv6Addr>,
     prefixes: Vec<Prefix>,
+    /// Networks on its link.
+    on_link: Vec<Prefix>,
     /// Addresses and prefixes that it has lost, and when.
     former: BTreeMap<Prefix, Duration>,
     gateway: Option<Ipv6Addr>,
@@ -103,6 +108,9 @@ impl Followed {
                 let (addresses, tentative, more) = addresses(link, is_free);
                 (present.addresses, present.tentative) = (addresses, tentative);
                 owners.add(&tunnel.name, present);
+                let is_free = |network| owners.other_owner(&tunnel.name, network).is_none();
+                present.on_link = networks(observed, link);
+                present.on_link.retain(|network| is_free(*network));
                 if more > 0 {
                     let problem = NotFollowed::Addresses(tunnel.name.clone(), more);
                     followed.problems.push(problem);
@@ -220,10 +228,16 @@ impl Followed {
                 && !observed.rejects.iter().any(|route| route.destination == source)
         };
         for (name, present) in &mut self.present {
+            let earlier_run = || Present {
+                follows: present.follows.clone(),
+                former: lost_before(config, name, observed, now),
+                ..Present::default()
+            };
+            let before = before.present.get(name).cloned();
+            let before = before.unwrap_or_else(earlier_run);
             // A source that a reload removes from the configuration is not lost.
-            let before = before.present.get(name);
-            if let Some(before) = before.filter(|before| before.follows == present.follows) {
-                present.former = former(before, is_lost, now);
+            if before.follows == present.follows {
+                present.former = former(&before, is_lost, now);
             }
         }
     }
@@ -256,6 +270,58 @@ fn ambiguous(config: &Config, observed: &Observed) -> impl Iterator<Item = NotFo
             NotFollowed::Ambiguous(tunnel.name.clone(), taken, others)
         })
     })
+}
+
+/// The sources that a tunnel had lost in an earlier run: its table refuses packets from them. With subtrees, nothing shows
+/// whose they were.
+fn lost_before(
+    config: &Config,
+    name: &IfName,
+    observed: &Observed,
+    now: Duration,
+) -> BTreeMap<Prefix, Duration> {
+    let mut tunnels = config.tunnels.iter();
+    let Some(tunnel) = tunnels.find(|tunnel| tunnel.name == *name) else {
+        return BTreeMap::new();
+    };
+    let is_refused = |route: &&ObservedRoute| {
+        route.is_ours()
+            && route.target == ObservedTarget::Unreachable
+            && (route.table, route.metric) == (tunnel.table, UNREACHABLE_METRIC)
+            && route.destination == Prefix::ALL
+            && route.source != Prefix::ALL
+    };
+    let refused = observed.routes.iter().filter(is_refused);
+    let of_tunnel = refused.filter(|_| config.rule_mode == RuleMode::Rules);
+    of_tunnel.map(|route| (route.source, now)).collect()
+}
+
+/// The networks on the link of an interface, as far as no other interface has an address in them: whose an address is that
+/// no interface has yet, they show. Those in which it has an address come first.
+fn networks(observed: &Observed, link: &Link) -> Vec<Prefix> {
+    /// Shorter ones are routed networks, longer ones are single hosts.
+    const BITS: RangeInclusive<u8> = 48..=120;
+    /// A router may advertise any number of them.
+    const MOST: usize = 32;
+    let is_elsewhere = |network: Prefix| {
+        let mut others = observed
+            .links
+            .iter()
+            .filter(|other| other.index != link.index);
+        others.any(|other| other.addresses.iter().any(|own| network.contains(*own)))
+    };
+    let here = |all: &[ConnectedRoute]| -> BTreeSet<Prefix> {
+        let here = all.iter().filter(|network| network.index == link.index);
+        here.map(|network| network.destination).collect()
+    };
+    let with_address = here(&observed.on_link);
+    let others = here(&observed.connected);
+    let all = with_address.iter().chain(others.difference(&with_address));
+    let usable = all.filter(|network| {
+        let (bits, address) = (network.bits(), network.address());
+        BITS.contains(&bits) && is_global(&address) && !is_elsewhere(**network)
+    });
+    usable.take(MOST).copied().collect()
 }
 
 /// The prefixes that no other of them contains.
@@ -291,7 +357,7 @@ fn former(
     former.into_iter().collect()
 }
 
-/// The tunnels by their sources. A source may belong to one tunnel only: to that of the file, or else to the first one.
+/// The tunnels and groups by their sources. A source may belong to one tunnel only: to that of the file, or else to the first one.
 struct Owners<'a> {
     addresses: BTreeMap<Ipv6Addr, &'a IfName>,
     prefixes: Vec<(Prefix, &'a IfName)>,
@@ -306,6 +372,7 @@ impl<'a> Owners<'a> {
                 .collect(),
             prefixes: tunnels()
                 .flat_map(|tunnel| tunnel.prefixes.iter().map(|prefix| (*prefix, &tunnel.name)))
+                .chain(config.group_prefixes())
                 .collect(),
         }
     }
@@ -388,6 +455,7 @@ impl Config {
                 continue;
             };
             tunnel.former = present.former.keys().copied().collect();
+            tunnel.on_link.clone_from(&present.on_link);
             if tunnel.follows.addresses {
                 tunnel.addresses.clone_from(&present.addresses);
                 tunnel.tentative.clone_from(&present.tentative);

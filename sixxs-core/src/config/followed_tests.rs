@@ -313,3 +313,81 @@ fn too_many_addresses_are_a_problem() {
         256
     );
 }
+
+/// A connected network of the interface with this index.
+fn network(destination: &str, index: u32) -> ConnectedRoute {
+    ConnectedRoute {
+        destination: destination.parse().unwrap(),
+        index: IfIndex(index),
+    }
+}
+
+#[test]
+fn networks_on_the_link_are_its_own() {
+    let config = parse("f", CONFIG).unwrap();
+    let mut host = observed(&[]);
+    host.on_link = vec![
+        network("2001:db8:1::/64", 2),
+        network("fd00:1::/64", 2),
+        network("fe80::/64", 2),
+        network("2001:db8:9::/64", 3),
+        // In the prefix of the other tunnel, too long, too short.
+        network("2001:db8:3:1::/64", 2),
+        network("2001:db8:1::2/128", 2),
+        network("2001:db8::/32", 2),
+    ];
+    host.connected = vec![network("2001:db8:1::/64", 2), network("2001:db8:7::/64", 2)];
+    let on_link = |host: &Observed| {
+        let whole = config.clone().with_followed(&follow(&config, host));
+        assert!(whole.tunnels[1].on_link.is_empty(), "it follows nothing");
+        let networks = whole.tunnels[0].on_link.iter();
+        networks.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(on_link(&host), ["2001:db8:1::/64", "2001:db8:7::/64"]);
+    // Another interface is on the same link.
+    let mut links: Vec<_> = host.links.iter().cloned().collect();
+    let address = "2001:db8:7::99".parse().unwrap();
+    links.push(Link {
+        addresses: vec![address],
+        ..Link::up(IfIndex(9), "net9".parse().unwrap(), Mtu(1500))
+    });
+    host.links = links.into_iter().collect();
+    assert_eq!(on_link(&host), ["2001:db8:1::/64"]);
+}
+
+#[test]
+fn what_an_earlier_run_had_lost_is_still_refused() {
+    let config = parse("f", CONFIG).unwrap();
+    let refused = |table, source: &str| ObservedRoute {
+        table: TableId(table),
+        destination: Prefix::ALL,
+        source: source.parse().unwrap(),
+        metric: UNREACHABLE_METRIC,
+        protocol: crate::types::PROTOCOL,
+        target: ObservedTarget::Unreachable,
+    };
+    let mut host = observed(&["2001:db8:1::1".to_owned()]);
+    host.routes = vec![
+        refused(200, "2001:db8:1::1/128"),
+        refused(200, "2001:db8:1::5/128"),
+        refused(200, "::/0"),
+        refused(201, "2001:db8:1::6/128"),
+    ];
+    let first = follow(&config, &host);
+    let former = |followed: &Followed| {
+        config.clone().with_followed(followed).tunnels[0]
+            .former
+            .clone()
+    };
+    let lost: Prefix = "2001:db8:1::5/128".parse().unwrap();
+    assert_eq!(former(&first), [lost], "its address is there again");
+    // From then on, time counts as usual.
+    let later = |minutes| {
+        let now = Duration::from_secs(minutes * 60);
+        former(&Followed::of(&config, &host, &first, now))
+    };
+    assert_eq!(later(59), [lost]);
+    assert!(later(61).is_empty());
+    let subtrees = parse("f", &format!("rule_mode = \"subtrees\"\n{CONFIG}")).unwrap();
+    assert!(former(&follow(&subtrees, &host)).is_empty());
+}

@@ -4,8 +4,9 @@
 //! tunnels contradict each other. The modules, in the order in which the text passes through them:
 //!
 //! * `follows` – the word `auto`
+//! * `sources`, `table` – check values that tunnels and groups have
 //! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
-//! * `tunnel`, `kind`, `account`, `wireguard`, `alerting`, `xdp` – check the fields of one section
+//! * `tunnel`, `kind`, `account`, `wireguard`, `probe`, `group`, `alerting`, `xdp` – check the fields of one section
 //! * `cross_check` – checks the properties that tunnels must not share
 //! * `model` – the types of the result
 //!
@@ -18,13 +19,17 @@ mod cross_check;
 mod endpoint_update;
 mod followed;
 mod follows;
+mod group;
 mod kind;
 mod model;
 mod name_pattern;
 mod not_followed;
+mod probe;
 mod remote_endpoint;
 mod runtime_tunnels;
 mod section;
+mod sources;
+mod table;
 mod tunnel;
 mod update_path;
 mod url;
@@ -43,12 +48,14 @@ pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 pub use endpoint_update::EndpointUpdate;
 pub use followed::Followed;
 pub use follows::{Follows, PrefixSource};
+pub use group::Group;
 use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RuleMode, SUBTREES_TABLE, SixInFour,
     Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
 pub use not_followed::{MAX_FOLLOWED, NotFollowed};
+pub use probe::Probe;
 pub use remote_endpoint::RemoteEndpoint;
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};
@@ -76,6 +83,7 @@ const KEYS: &[&str] = &[
     "connect_limit",
     "link",
     "tunnel",
+    "group",
 ];
 
 /// The maximum for each time of a connect limit: a month.
@@ -144,6 +152,8 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
     let mut tunnels = section.sections("tunnel");
     tunnels.extend(section.sections("link"));
     tunnels.sort_by_key(Section::line);
+    let groups = section.sections("group");
+    let first_group = u32::try_from(tunnels.len()).unwrap_or(u32::MAX);
     let (mut config, mut diagnostics) = settings(section);
     let mut locations = Vec::new();
     for (position, section) in (0..).zip(tunnels) {
@@ -153,12 +163,31 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
             locations.push(at);
         }
     }
-    let shared = cross_check::check(uplinks.items(), &config.tunnels, &locations);
-    diagnostics.extend(shared);
+    let mut group_locations = Vec::new();
+    for (position, section) in (0..).zip(groups) {
+        let read = group::read(section, position, first_group, config.rule_mode);
+        if let Some((group, at)) = diagnostics.absorb(read) {
+            config.groups.push(group);
+            group_locations.push(at);
+        }
+    }
+    diagnostics.extend(cross_check::check(
+        uplinks.items(),
+        (&config.tunnels, &locations),
+        (&config.groups, &group_locations),
+    ));
+    // A link with faults of its own is not among the tunnels.
+    if config.tunnels.len() == first_group as usize {
+        let links = cross_check::check_links(&config, &group_locations);
+        diagnostics.extend(links);
+    }
     config.uplinks = uplinks.values();
     if config.rule_mode == RuleMode::Subtrees {
         for tunnel in &mut config.tunnels {
             tunnel.table = SUBTREES_TABLE;
+        }
+        for group in &mut config.groups {
+            group.table = SUBTREES_TABLE;
         }
     }
     (config, diagnostics)
@@ -197,6 +226,7 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
         metrics_hosts: metrics_hosts.values().unwrap_or_default(),
         alerting: diagnostics.absorb(alerting.unwrap_or_default()),
         tunnels: Vec::new(),
+        groups: Vec::new(),
     };
     (config, diagnostics)
 }

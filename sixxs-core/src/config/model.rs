@@ -12,7 +12,7 @@ use sixxs_common::{layout::SHORTEST_ROUTED, treatment::OnLeak};
 
 use super::{
     account::Account, alerting::Alerting, endpoint_update::EndpointUpdate, follows::Follows,
-    remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
+    group::Group, probe::Probe, remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
 };
 use crate::{
     broker::connects::Limit,
@@ -52,6 +52,8 @@ pub struct Config {
     pub alerting: Alerting,
     /// The tunnels in the order of the file.
     pub tunnels: Vec<Tunnel>,
+    /// The groups of tunnels that carry the same prefixes, in the order of the file.
+    pub groups: Vec<Group>,
 }
 
 /// No tunnels, and the default of each setting.
@@ -70,6 +72,7 @@ impl Default for Config {
             metrics_hosts: Vec::new(),
             alerting: Alerting::default(),
             tunnels: Vec::new(),
+            groups: Vec::new(),
         }
     }
 }
@@ -267,6 +270,9 @@ pub struct Tunnel {
     pub tentative: Vec<Ipv6Addr>,
     /// Addresses and prefixes that it has lost lately: their users get errors.
     pub former: Vec<Prefix>,
+    /// Networks on its link, if it follows its addresses: the programs take an address in them for its own, also before
+    /// the daemon has seen it.
+    pub on_link: Vec<Prefix>,
     /// Whether other software sets the addresses of an interface that the daemon creates (`noconfigure`).
     pub addresses_by_others: bool,
     /// What carries its packets, if it is a 6in4 tunnel.
@@ -275,6 +281,8 @@ pub struct Tunnel {
     pub remote: Option<RemoteEndpoint>,
     /// How its broker learns this host's IPv4 address; `None`: in no way, or by the tunnel itself.
     pub update: Option<EndpointUpdate>,
+    /// How it is probed, if it has a section about that.
+    pub probe: Option<Probe>,
 }
 
 /// What is to carry the packets of a 6in4 tunnel.

@@ -1,15 +1,17 @@
 //! Tunnels added at run time from an aiccu.conf.
 
+use std::collections::BTreeSet;
+
 use super::{
     Account, CarrierChoice, Config, Follows, Kind, RuleMode, SUBTREES_TABLE, Tunnel,
-    cross_check::TUNNELS, tunnel::table_of,
+    cross_check::TUNNELS, table::table_of,
 };
 use crate::types::{IfName, TableId};
 
 /// The reason why a tunnel cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Another tunnel has this name.
+    /// Another tunnel or a group has this name.
     #[error("there is a tunnel {0} already; choose another ipv6_interface")]
     Name(IfName),
     /// The name belongs to an uplink.
@@ -28,11 +30,13 @@ impl Config {
     pub fn add(&mut self, account: Account) -> Result<Tunnel, Refused> {
         let name = account.aiccu.interface.clone();
         self.has_room(&name)?;
-        let is_taken = |table| self.tunnels.iter().any(|tunnel| tunnel.table == table);
+        let tunnels = self.tunnels.iter().map(|tunnel| tunnel.table);
+        let groups = self.groups.iter().map(|group| group.table);
+        let taken: BTreeSet<_> = tunnels.chain(groups).collect();
         let table = match self.rule_mode {
             RuleMode::Rules => (0..)
                 .map(|position| TableId(table_of(position)))
-                .find(|table| !is_taken(*table)),
+                .find(|table| !taken.contains(table)),
             RuleMode::Subtrees => Some(SUBTREES_TABLE),
         };
         let tunnel = Tunnel {
@@ -54,6 +58,8 @@ impl Config {
             follows: Follows::default(),
             tentative: Vec::new(),
             former: Vec::new(),
+            on_link: Vec::new(),
+            probe: None,
         };
         self.tunnels.push(tunnel.clone());
         Ok(tunnel)
@@ -62,18 +68,21 @@ impl Config {
     /// Adds an existing tunnel of another configuration, without changes.
     pub fn add_existing(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
         self.has_room(&tunnel.name)?;
-        let has_its_table = |other: &&Tunnel| other.table == tunnel.table;
+        let tunnels = self.tunnels.iter().map(|other| (other.table, &other.name));
+        let groups = self.groups.iter().map(|group| (group.table, &group.name));
+        let mut others = tunnels.chain(groups);
         if self.rule_mode == RuleMode::Rules
-            && let Some(other) = self.tunnels.iter().find(has_its_table)
+            && let Some((_, other)) = others.find(|(table, _)| *table == tunnel.table)
         {
-            return Err(Refused::Table(tunnel.table, other.name.clone()));
+            return Err(Refused::Table(tunnel.table, other.clone()));
         }
         self.tunnels.push(tunnel);
         Ok(())
     }
 
     fn has_room(&self, name: &IfName) -> Result<(), Refused> {
-        if self.tunnels.iter().any(|tunnel| tunnel.name == *name) {
+        let is_group = self.groups.iter().any(|group| group.name == *name);
+        if is_group || self.tunnels.iter().any(|tunnel| tunnel.name == *name) {
             return Err(Refused::Name(name.clone()));
         }
         if self.uplinks.as_ref().is_some_and(|u| u.contains(name)) {

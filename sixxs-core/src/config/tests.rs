@@ -6,6 +6,7 @@ use crate::types::TableId;
 mod accounts;
 mod endpoint_update;
 mod faults;
+mod group;
 mod section;
 mod values;
 mod wireguard;
@@ -203,7 +204,7 @@ fn there_are_limits() {
     assert!(
         invalid
             .to_string()
-            .contains("at most 448 tunnels, found 449"),
+            .contains("at most 448 tunnels and groups, found 449"),
         "{invalid}"
     );
 }

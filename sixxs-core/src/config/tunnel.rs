@@ -1,16 +1,18 @@
 //! Reads a `[[tunnel]]` section.
 
-use std::{net::Ipv6Addr, ops::RangeInclusive};
+use std::net::Ipv6Addr;
 
 use super::{
-    CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel,
-    WireGuard,
+    CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, Probe, RemoteEndpoint, RuleMode,
+    Tunnel, WireGuard,
     account::Includes,
     cross_check::Locations,
     endpoint_update,
     follows::OrAuto,
-    kind, name_pattern,
+    kind, name_pattern, probe,
     section::{Field, List, Located, Section, SectionHeader},
+    sources::{PREFIXES, is_unicast, unusable_prefix},
+    table::{check_table, table_of},
     update_path, wireguard,
 };
 use crate::{
@@ -19,12 +21,6 @@ use crate::{
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
     wireguard::DEFAULT_MTU,
 };
-
-/// The routing table of the first tunnel.
-const FIRST_TABLE: u32 = 200;
-
-/// The routing tables `default`, `main` and `local`.
-const SYSTEM_TABLES: RangeInclusive<u32> = 253..=255;
 
 const KEYS: &[&str] = &[
     "name",
@@ -38,9 +34,8 @@ const KEYS: &[&str] = &[
     "mtu",
     "gateway",
     "update",
+    "probe",
 ];
-
-const PREFIXES: &str = "IPv6 prefixes, such as 2001:db8:bb::/48";
 
 const PREFIXES_OR_AUTO: &str = "IPv6 prefixes, such as 2001:db8:bb::/48, or \"auto\"";
 
@@ -53,6 +48,7 @@ pub(super) fn read(
 ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
     let kind_fields = kind::Fields::take(&mut section);
     let update = section.section("update");
+    let probe = section.section("probe");
     let mut fields = Fields::take(section);
     let has_account = kind_fields.has_account();
     let carrier = kind_fields.carrier();
@@ -80,7 +76,10 @@ pub(super) fn read(
         _ => {}
     }
     let update = fields.check_update(update, kind.as_ref(), remote, includes);
-    fields.into_tunnel(kind, (carrier, remote, update), position)
+    let probe = fields.check_probe(probe, kind.as_ref());
+    let (tunnel, diagnostics) = fields.into_tunnel(kind, (carrier, remote, update), position);
+    let with_probe = |(tunnel, locations)| (Tunnel { probe, ..tunnel }, locations);
+    (tunnel.map(with_probe), diagnostics)
 }
 
 /// The fields that all kinds of tunnel have.
@@ -217,14 +216,7 @@ impl Fields {
 
     fn check_prefixes(&mut self) {
         for Located { value, location } in self.prefixes.items() {
-            if !is_unicast(value.address()) {
-                let message = format!("expected global unicast addresses, found {value}");
-                self.diagnostics.add(location, message);
-            }
-            if value.bits() < 16 {
-                let message = format!(
-                    "expected a prefix of 16 bits or more, found {value}: it would catch foreign packets"
-                );
+            if let Some(message) = unusable_prefix(*value) {
                 self.diagnostics.add(location, message);
             }
         }
@@ -289,19 +281,7 @@ impl Fields {
     }
 
     fn check_table(&mut self, rule_mode: RuleMode) {
-        let Some(Located { value, location }) = self.table.as_set() else {
-            return;
-        };
-        if SYSTEM_TABLES.contains(value) {
-            let owner = ["default", "main", "local"][(value - SYSTEM_TABLES.start()) as usize];
-            let message =
-                format!("expected a table of its own, found {value}, which is the {owner} table");
-            self.diagnostics.add(location, message);
-        }
-        if rule_mode == RuleMode::Subtrees {
-            let message = "expected only with rule_mode = \"rules\": with subtrees all share one";
-            self.diagnostics.add(location, message);
-        }
+        check_table(&self.table, rule_mode, &mut self.diagnostics);
     }
 
     fn check_gateway(&mut self) {
@@ -412,6 +392,20 @@ impl Fields {
         }
     }
 
+    /// Reads `[tunnel.probe]`. Probes need an address that answers.
+    fn check_probe(&mut self, section: Field<Section<'_>>, kind: Option<&Kind>) -> Option<Probe> {
+        let Field::Set(Located { value, location }) = section else {
+            return None;
+        };
+        let has_target = !self.check_target.is_absent() || !self.peer.is_absent();
+        if !has_target && !matches!(kind, Some(Kind::Account(_))) {
+            let message =
+                "expected check_target beside it, an address that answers pings through the tunnel";
+            self.diagnostics.add(&location, message);
+        }
+        self.diagnostics.absorb(probe::read(value))
+    }
+
     fn into_tunnel(
         mut self,
         kind: Option<Kind>,
@@ -459,6 +453,7 @@ impl Fields {
             follows,
             tentative: Vec::new(),
             former: Vec::new(),
+            on_link: Vec::new(),
             gateway: match self.gateway.value() {
                 Some(OrAuto::Is(gateway)) => Some(gateway),
                 Some(OrAuto::Auto) | None => None,
@@ -466,6 +461,7 @@ impl Fields {
             carrier: carrier.unwrap_or_default(),
             remote,
             update,
+            probe: None,
         };
         (Some((tunnel, locations)), self.diagnostics)
     }
@@ -474,25 +470,3 @@ impl Fields {
 /// The largest packet that fits into a datagram that AYIYA brokers accept, in bytes.
 #[expect(clippy::cast_possible_truncation, reason = "some 2,000")]
 const AYIYA_MTU: u32 = (LARGEST_BYTES - HEADER_BYTES) as u32;
-
-/// The routing table of the tunnel at this position, if the configuration does not name one: 200, 201, …
-/// without the tables of the system.
-pub(super) const fn table_of(position: u32) -> u32 {
-    let id = FIRST_TABLE + position;
-    if id < *SYSTEM_TABLES.start() {
-        id
-    } else {
-        id + 3
-    }
-}
-
-/// Whether it is a unicast address by which other hosts can reach this host: not unspecified, loopback,
-/// multicast, link-local or IPv4-mapped.
-fn is_unicast(address: Ipv6Addr) -> bool {
-    let first = address.segments()[0];
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || first & 0xffc0 == 0xfe80
-        || address.to_ipv4_mapped().is_some())
-}

@@ -68,7 +68,7 @@ impl Leak for HypotheticalLeak {
 /// interface that is neither uplink nor tunnel counts as an uplink.
 #[must_use]
 pub fn verdict(wanted: &Enforcement, packet: &Packet, name: &IfName, index: IfIndex) -> Verdict {
-    let tables = DesiredTables(wanted);
+    let tables = DesiredTables { wanted, index };
     let role = wanted.interfaces.get(name).map(|interface| interface.role);
     let exit = match (role, tables.slot(name)) {
         (Some(Role::Tunnel), Some(slot)) => decide::Exit::Tunnel(slot),
@@ -90,11 +90,16 @@ pub fn header(packet: &Packet) -> Ipv6 {
 }
 
 /// The desired state as tables; a tunnel's slot is its position in the order of names.
-struct DesiredTables<'a>(&'a Enforcement);
+struct DesiredTables<'a> {
+    wanted: &'a Enforcement,
+    /// The interface by which the packet leaves.
+    index: IfIndex,
+}
 
 impl DesiredTables<'_> {
     fn slot(&self, tunnel: &IfName) -> Option<u32> {
-        let place = self.0.tunnels.keys().position(|name| name == tunnel)?;
+        let mut names = self.wanted.tunnels.keys();
+        let place = names.position(|name| name == tunnel)?;
         u32::try_from(place).ok()
     }
 }
@@ -102,20 +107,22 @@ impl DesiredTables<'_> {
 impl decide::Tables for DesiredTables<'_> {
     fn source(&self, address: Address) -> Option<Source> {
         let address = Ipv6Addr::from(address.octets());
-        let mut sources = self.0.sources.iter();
+        let mut sources = self.wanted.sources.iter();
         let source = sources.find(|source| source.prefix.contains(address))?;
-        let slot = self.slot(&source.tunnel)?;
-        Some(match source.is_far_end {
-            true => Source::far_end(slot),
-            false => Source::new(slot, source.prefix.bits(), source.home_number()),
-        })
+        Some(source.entry(self.slot(&source.tunnel)?))
     }
 
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
         let destination = Ipv6Addr::from(destination.octets());
-        let mut directs = self.0.directs.iter();
+        let mut directs = self.wanted.directs.iter();
         directs
             .any(|(name, prefix)| self.slot(name) == Some(tunnel) && prefix.contains(destination))
+    }
+
+    fn leads_here(&self, tunnel: u32) -> bool {
+        let place = usize::try_from(tunnel).ok();
+        let target = place.and_then(|place| self.wanted.tunnels.values().nth(place));
+        target.is_some_and(|target| target.index == Some(self.index))
     }
 }
 

@@ -10,6 +10,7 @@ use sixxs_common::treatment::Treatment;
 use super::{Level, ShadowEffect, ShadowFate};
 use crate::{
     echo_health::EchoHealth,
+    link_quality::Quality,
     tunnel::State,
     types::{IfName, Mtu},
     wireguard::handshakes::Unanswered,
@@ -52,6 +53,8 @@ pub enum Reason {
     Silent(EchoHealth),
     /// Its peer of WireGuard does not answer.
     PeerSilent(Unanswered),
+    /// Too many of its probes got no reply, or the replies take too long.
+    Probed(Quality),
     /// Its rules or routes are missing.
     NotRouted,
     /// Its program is missing.
@@ -95,9 +98,18 @@ impl Reason {
             | Self::Unanswered(_)
             | Self::Silent(_)
             | Self::PeerSilent(_)
+            | Self::Probed(_)
             | Self::NotRouted
             | Self::NoProgram => Level::Failing,
         }
+    }
+}
+
+impl Reason {
+    /// Whether no repair of sixxs can end it within a moment, so that waiting for one costs packets.
+    #[must_use]
+    pub const fn is_certain(&self) -> bool {
+        matches!(self, Self::NotUp(_) | Self::NoCarrier | Self::Probed(_))
     }
 }
 
@@ -157,6 +169,7 @@ impl fmt::Display for Reason {
             ),
             Self::Silent(health) => health.fmt(f),
             Self::PeerSilent(unanswered) => unanswered.fmt(f),
+            Self::Probed(quality) => quality.fmt(f),
             Self::NotRouted => write!(f, "its rules or routes are missing"),
             Self::NoProgram => write!(f, "its program is not attached"),
         }

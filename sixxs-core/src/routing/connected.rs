@@ -34,7 +34,7 @@ pub struct ConnectedRoute {
 pub struct TooManyNetworks {
     /// Limit of networks for this number of sources.
     pub limit: usize,
-    /// Number of addresses and prefixes of all tunnels.
+    /// Number of addresses and prefixes of all tunnels and groups.
     pub sources: usize,
 }
 
@@ -60,7 +60,8 @@ pub fn local_networks(
     };
     // A network in a prefix of a tunnel is already direct.
     let prefixes = config.tunnels.iter().flat_map(Tunnel::routed_prefixes);
-    let prefixes: Vec<_> = prefixes.collect();
+    let of_groups = config.group_prefixes().map(|(prefix, _)| prefix);
+    let prefixes: Vec<_> = prefixes.chain(of_groups).collect();
     let is_new = |network: &Prefix| {
         let within =
             |prefix: &Prefix| prefix.bits() <= network.bits() && prefix.contains(network.address());
@@ -69,6 +70,7 @@ pub fn local_networks(
     let networks = routes.iter().filter(local).map(|route| route.destination);
     let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
+    let sources = sources + config.group_prefixes().count();
     let limit = MAX_PAIRS / sources.max(1);
     // With more routes than that, the rest was not read.
     if networks.len() > limit || routes.len() > MAX_PAIRS {
@@ -78,11 +80,12 @@ pub fn local_networks(
 }
 
 impl Config {
-    /// The configuration with these destinations direct for all tunnels.
+    /// The configuration with these destinations direct for all tunnels and groups.
     #[must_use]
     pub fn with_direct(mut self, networks: &BTreeSet<Prefix>) -> Self {
-        for tunnel in &mut self.tunnels {
-            let Tunnel { direct, .. } = tunnel;
+        let of_tunnels = self.tunnels.iter_mut().map(|tunnel| &mut tunnel.direct);
+        let of_groups = self.groups.iter_mut().map(|group| &mut group.direct);
+        for direct in of_tunnels.chain(of_groups) {
             let missing = networks.iter().filter(|network| !direct.contains(network));
             let missing: Vec<_> = missing.copied().collect();
             direct.extend(missing);

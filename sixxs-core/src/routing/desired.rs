@@ -81,7 +81,7 @@ pub enum Target {
 }
 
 impl Desired {
-    /// The rules and routes of all tunnels that `wanted` accepts.
+    /// The rules and routes of all tunnels that `wanted` accepts, and of groups with such a tunnel.
     #[must_use]
     pub fn new(config: &Config, wanted: impl Fn(&Tunnel) -> bool) -> Self {
         let mut desired = Self::default();
@@ -93,7 +93,40 @@ impl Desired {
                 RuleMode::Subtrees => desired.add_subtrees(config, tunnel, &local),
             }
         }
+        for (group, tunnel) in config.groups_as_tunnels() {
+            if !config.has_link(group, &wanted) {
+                continue;
+            }
+            let is_active = config.active_link(group).is_some_and(&wanted);
+            let local = local_destinations(&tunnel, &behind);
+            desired.add_group(config, &tunnel, &local, is_active);
+        }
         desired
+    }
+
+    /// Adds a group as a tunnel of its active link; `is_active`: the link is started. Another link takes over by a change
+    /// of one route, with subtrees of one for each prefix.
+    fn add_group(
+        &mut self,
+        config: &Config,
+        group: &Tunnel,
+        local: &BTreeSet<Prefix>,
+        is_active: bool,
+    ) {
+        let mut of_group = Self::default();
+        match config.rule_mode {
+            RuleMode::Rules => of_group.add(config, group, local),
+            RuleMode::Subtrees => of_group.add_subtrees(config, group, local),
+        }
+        if !is_active {
+            let is_nowhere = |target: &Target| !matches!(target, Target::Interface { .. });
+            of_group.routes.retain(|_, target| is_nowhere(target));
+            of_group.neighbours.clear();
+        }
+        self.rules.append(&mut of_group.rules);
+        self.local.append(&mut of_group.local);
+        self.routes.append(&mut of_group.routes);
+        self.neighbours.append(&mut of_group.neighbours);
     }
 
     /// Adds the desired state of a native tunnel's interface. It stays down until its addresses are known.
@@ -226,12 +259,15 @@ const fn most_pairs(mode: RuleMode) -> usize {
     }
 }
 
-/// The prefixes behind this host by the prefixes of any tunnel, including stopped ones: a broker may still
+/// The prefixes behind this host by the prefixes of any tunnel or group, including stopped ones: a broker may still
 /// send packets for them here. Empty if there are too many pairs; then only the programs handle them.
 fn behind(config: &Config) -> BTreeSet<Prefix> {
     let tunnels = || config.tunnels.iter();
-    let behind: BTreeSet<_> = tunnels().flat_map(Tunnel::routed_prefixes).collect();
+    let of_groups = || config.group_prefixes().map(|(prefix, _)| prefix);
+    let behind = tunnels().flat_map(Tunnel::routed_prefixes);
+    let behind: BTreeSet<_> = behind.chain(of_groups()).collect();
     let sources: usize = tunnels().map(|tunnel| tunnel.sources().count()).sum();
+    let sources = sources + of_groups().count();
     if sources.saturating_mul(behind.len()) > most_pairs(config.rule_mode) {
         return BTreeSet::new();
     }

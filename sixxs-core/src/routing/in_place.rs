@@ -130,7 +130,7 @@ fn is_missing(key: RouteKey, target: &Target, plan: &Plan) -> bool {
     is_added || waits()
 }
 
-/// The tunnel of each table and each source. A configuration has a few hundred tunnels at most, but it may have
+/// The tunnel or group of each table and each source. A configuration has a few hundred tunnels at most, but it may have
 /// more than a hundred thousand sources.
 #[derive(Clone, Debug)]
 pub struct Owners {
@@ -143,15 +143,21 @@ impl Owners {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let tunnels = || config.tunnels.iter();
+        let groups = || config.groups.iter();
         let tables = match config.rule_mode {
-            RuleMode::Rules => tunnels().map(|t| (t.table, t.name.clone())).collect(),
+            RuleMode::Rules => tunnels()
+                .map(|tunnel| (tunnel.table, tunnel.name.clone()))
+                .chain(groups().map(|group| (group.table, group.name.clone())))
+                .collect(),
             // All tunnels share one table: the source decides.
             RuleMode::Subtrees => BTreeMap::new(),
         };
         let sources = tunnels().flat_map(|t| t.sources().map(|source| (source, t.name.clone())));
+        let of_groups = config.group_prefixes();
+        let of_groups = of_groups.map(|(prefix, name)| (prefix, name.clone()));
         Self {
             tables,
-            sources: sources.collect(),
+            sources: sources.chain(of_groups).collect(),
         }
     }
 

@@ -342,6 +342,8 @@ pub(crate) struct KernelTables {
     pub(crate) slot: Slot,
     /// The interface's [`Interface::generation`].
     pub(crate) generation: u64,
+    /// The interface's index.
+    pub(crate) ifindex: u32,
 }
 
 impl Tables for KernelTables {
@@ -354,6 +356,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
         in_directs(tunnel, destination)
+    }
+
+    #[inline(always)]
+    fn leads_here(&self, tunnel: u32) -> bool {
+        self::tunnel(tunnel).is_some_and(|entry| entry.ifindex == self.ifindex)
     }
 
     #[inline(always)]

@@ -40,7 +40,7 @@ pub fn dry_run(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
     let verdict = decide(
         Ok(&header(packet)),
         Exit::of(&interface),
-        &Pinned::open(&pins)?,
+        &Pinned::open(&pins, index)?,
     );
     decided.verdict = Some(verdict);
     if matches!(verdict, Verdict::Leak(_) | Verdict::Own) {
@@ -97,10 +97,13 @@ struct Pinned {
     table: SourceTable,
     sources: LpmTrie<MapData, [u8; 16], Raw<Source>>,
     directs: LpmTrie<MapData, [u8; 20], u32>,
+    tunnels: Array<MapData, Raw<Tunnel>>,
+    /// The interface by which the packet leaves.
+    index: IfIndex,
 }
 
 impl Pinned {
-    fn open(pins: &Pins) -> anyhow::Result<Self> {
+    fn open(pins: &Pins, index: IfIndex) -> anyhow::Result<Self> {
         let control: Array<_, Raw<Control>> = Map::Array(open(pins, "CONTROL")?).try_into()?;
         let few: Array<_, Raw<SourceTable>> = Map::Array(open(pins, "FEW")?).try_into()?;
         let current = control.get(&0, 0).context("read the control entry")?.0;
@@ -108,6 +111,8 @@ impl Pinned {
             table: few.get(&current.table, 0).context("read the sources")?.0,
             sources: Map::LpmTrie(open(pins, "SOURCES")?).try_into()?,
             directs: Map::LpmTrie(open(pins, "DIRECTS")?).try_into()?,
+            tunnels: Map::Array(open(pins, "TUNNELS")?).try_into()?,
+            index,
         })
     }
 }
@@ -131,5 +136,10 @@ impl Tables for Pinned {
         let key = layout::direct_key(tunnel, destination);
         let key = Key::new(layout::DIRECT_SLOT_BITS + 128, key);
         self.directs.get(&key, 0).is_ok()
+    }
+
+    fn leads_here(&self, tunnel: u32) -> bool {
+        let entry = self.tunnels.get(&tunnel, 0);
+        entry.is_ok_and(|entry| entry.0.ifindex == self.index.0)
     }
 }

@@ -26,13 +26,17 @@ pub(super) async fn with_broker_parameters(
     whole
 }
 
-/// The configuration with what the host has: addresses and routers that it follows, and local networks. If there are too
+/// The configuration with what the host has: addresses and routers that it follows, local networks, and the active links
+/// of groups. If there are too
 /// many, only the daemon reports that.
 pub(super) fn with_host(config: Config, observed: &Observed) -> Config {
     let followed = Followed::of(&config, observed, &Followed::default(), Duration::ZERO);
     let config = config.with_followed(&followed);
     let networks = local_networks(&config, &observed.links, &observed.connected);
-    config.with_direct(&networks.unwrap_or_default())
+    let active = config.active_links(observed);
+    config
+        .with_direct(&networks.unwrap_or_default())
+        .with_active(&active)
 }
 
 /// Takes addresses from the daemon's status, for tunnels without any.

@@ -123,6 +123,7 @@ impl Alerts {
                 About::Correction { .. }
                 | About::Tunnel { .. }
                 | About::Health { .. }
+                | About::Switch { .. }
                 | About::Problem { .. } => more,
             };
             self.report(alert);
@@ -158,6 +159,9 @@ impl Alerts {
             About::Health { tunnel, .. } => {
                 ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE, true)
             }
+            About::Switch { group, .. } => {
+                ("switch".to_owned(), group.clone(), STATES_AT_ONCE, true)
+            }
             About::Problem { problem } => {
                 ("problem".to_owned(), stable_text(problem, &names), 1, false)
             }
@@ -175,7 +179,10 @@ impl Alerts {
         let needs_attention = match &alert.about {
             About::Tunnel { .. } => false,
             About::Health { health, .. } => *health != Health::Healthy,
-            About::Leak(_) | About::Correction { .. } | About::Problem { .. } => true,
+            About::Leak(_)
+            | About::Correction { .. }
+            | About::Switch { .. }
+            | About::Problem { .. } => true,
         };
         match needs_attention {
             true => warn!("{shown}"),

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use anyhow::Context as _;
 use sixxs_core::{
-    broker::connects::Standing, config::AnswerEcho, tunnel::CarrierKind, types::IfName,
+    active_link::LinkState, broker::connects::Standing, config::AnswerEcho, tunnel::CarrierKind,
+    types::IfName,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
@@ -15,9 +16,10 @@ use super::{
     End,
     control_groups::{ControlGroups, add_sender},
     echo_health::EchoMonitors,
+    ending::{Ending, end_drivers},
     enforcer::{Enforcer, Urgency},
     event::{Deadlines, Event, Sources},
-    health::{HealthMonitor, judge_all},
+    health::{self, HealthMonitor, judge_all},
     leak_details::{Evidence, recursion},
     leak_reports::{self, LeakReports},
     metrics_snapshot,
@@ -26,12 +28,12 @@ use super::{
     readings::{Readings, echo_times},
     snapshot::{Snapshot, TunnelState},
     status, systemd,
-    tunnels::{AfterStop, Tunnels, detach_all, stop_all},
+    tunnels::AfterStop,
 };
 use crate::{
     bpf::Kernel,
+    control::Request,
     control::api::{self, About},
-    control::{Quit, Request},
     host::clock::after,
 };
 
@@ -40,37 +42,6 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// At the end, hooks have this long to hand on the last alerts.
 const HOOKS_FINISH: Duration = Duration::from_secs(3);
-
-/// Why the daemon ends.
-pub(super) enum Ending {
-    /// No tunnel is left.
-    Idle,
-    /// A signal.
-    Signal,
-    /// A client, which waits for the end.
-    Request(Quit),
-}
-
-impl Ending {
-    const fn stops_tunnels(&self) -> bool {
-        match self {
-            Self::Idle => true,
-            Self::Signal => false,
-            Self::Request(quit) => quit.stop,
-        }
-    }
-
-    /// What happens now, for the log.
-    const fn words(&self) -> &'static str {
-        match self {
-            Self::Idle => "no tunnel is left: ending, and removing rules, routes and programs",
-            Self::Request(Quit { stop: true, .. }) => {
-                "stopping all tunnels and ending; `sixxs down` removes rules, routes and programs"
-            }
-            Self::Signal | Self::Request(_) => "ending; rules, routes and programs stay in place",
-        }
-    }
-}
 
 /// All parts.
 pub(super) struct Daemon {
@@ -146,6 +117,11 @@ impl Daemon {
             if enforcer.rounds() > self.rounds_seen {
                 self.rounds_seen = enforcer.rounds();
                 self.health.schedule(enforcer.now());
+                // A link that is down carries nothing from now on.
+                if !enforcer.intent.wanted().groups.is_empty() {
+                    log_error(self.judge_health().await);
+                    continue;
+                }
             }
             let event = sources.next(&self.deadlines()).await?;
             if let ControlFlow::Break(ending) = self.handle(event).await? {
@@ -166,7 +142,10 @@ impl Daemon {
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at(self.health.due()),
+            health: at([self.health.due(), enforcer.intent.groups().due()]
+                .into_iter()
+                .flatten()
+                .min()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
@@ -190,6 +169,11 @@ impl Daemon {
             Event::UnattributedDue => enforcer.report_unattributed(),
             Event::Stopped(after) => self.operations.drivers_stopped(after).await,
             Event::TrialEnds => self.operations.revert().await,
+            Event::Probed(probed) => {
+                if enforcer.probes.add(&probed, enforcer.started) {
+                    log_error(self.judge_health().await);
+                }
+            }
             Event::Leaks(leaks) => {
                 let reports = &mut self.leak_reports;
                 leaks.iter().for_each(|leak| reports.event(leak, now));
@@ -198,8 +182,11 @@ impl Daemon {
                 self.report_leaks();
                 self.enforcer_mut().report_summaries();
             }
-            Event::EchoDue => log_error(self.observe_echo().and_then(|()| self.report_health())),
-            Event::HealthDue => log_error(self.report_health()),
+            Event::EchoDue => {
+                log_error(self.observe_echo());
+                log_error(self.judge_health().await);
+            }
+            Event::HealthDue => log_error(self.judge_health().await),
             Event::Request(request) => self.answer(request).await,
         }
         Ok(ControlFlow::Continue(()))
@@ -207,7 +194,7 @@ impl Daemon {
 
     /// All leaks that the kernel has counted, by slot of their tunnel.
     fn leak_totals(&self) -> anyhow::Result<Vec<(u32, u64)>> {
-        let names = self.enforcer().tunnels.names();
+        let names = self.enforcer().names();
         let programs = self.programs();
         let slots = names.iter().filter_map(|name| programs.slot(name));
         slots
@@ -284,13 +271,24 @@ impl Daemon {
             .collect()
     }
 
-    fn report_health(&mut self) -> anyhow::Result<()> {
+    /// Judges the health of all tunnels: reports changes, and lets other links of groups take over.
+    async fn judge_health(&mut self) -> anyhow::Result<()> {
         let now = self.now();
         let judged = self.snapshot().map(|snapshot| judge_all(&snapshot));
         if judged.is_err() {
             self.health.postpone(now);
         }
-        let reports = self.health.report(now, judged?);
+        let judged = judged?;
+        let links = judged.iter();
+        let links = links.map(|(name, health)| (name.clone(), LinkState::of(health)));
+        let links = links.collect();
+        let enforcer = &mut self.operations.enforcer;
+        let switches = enforcer.intent.choose_links(&links, now);
+        if !switches.is_empty() {
+            enforcer.run_round_or_report().await;
+        }
+        enforcer.raise(switches.iter().map(health::switched));
+        let reports = self.health.report(now, judged);
         self.enforcer_mut().raise(reports);
         Ok(())
     }
@@ -301,7 +299,9 @@ impl Daemon {
         let (config, links) = (enforcer.intent.effective(), enforcer.reconciler.links());
         let names: Vec<_> = config.tunnels.iter().map(|t| t.name.clone()).collect();
         let uplinks = status::uplink_names(config, links);
-        let readings = Readings::read(self.programs(), names.iter().chain(&uplinks))?;
+        let groups = config.groups.iter().map(|group| &group.name);
+        let counted = names.iter().chain(&uplinks).chain(groups);
+        let readings = Readings::read(self.programs(), counted)?;
         let now = self.now();
         let tunnel = |name: IfName| {
             let echo = &self.echo;
@@ -321,9 +321,14 @@ impl Daemon {
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
+                quality: enforcer.probes.quality(&name),
+                probes: enforcer.probes.summary(&name),
             };
             (name, state)
         };
+        let groups = enforcer.intent.groups();
+        let group = |name: IfName| Some((name.clone(), groups.view(config, &name)?));
+        let of_groups = config.groups.iter().map(|group| group.name.clone());
         Ok(Snapshot {
             config,
             links,
@@ -333,7 +338,9 @@ impl Daemon {
             xdp: enforcer.reconciler.xdp(),
             started: enforcer.tunnels.started(),
             tunnels: names.into_iter().map(tunnel).collect(),
+            groups: of_groups.filter_map(group).collect(),
             echo_times: BTreeMap::new(),
+            now,
             since_boot: self.operations.context.clock.now().elapsed,
             corrections: enforcer.tamper_log.corrections(),
             problems: enforcer.problems().to_vec(),
@@ -465,31 +472,6 @@ impl Daemon {
         listeners.close().context("close the control socket")?;
         Ok(end)
     }
-}
-
-/// Ends all drivers, and waits for the tasks that are stopping others. Returns errors, as messages.
-async fn end_drivers(
-    tunnels: Tunnels,
-    stops_tunnels: bool,
-    mut stopped: mpsc::Receiver<AfterStop>,
-) -> Vec<String> {
-    let drivers = tunnels.into_drivers();
-    let ending = async {
-        match stops_tunnels {
-            true => stop_all(drivers).await,
-            false => detach_all(drivers).await,
-        }
-    };
-    let stopping = async {
-        let mut problems = Vec::new();
-        while let Some(after) = stopped.recv().await {
-            problems.extend(after.problems);
-        }
-        problems
-    };
-    let (mut problems, more) = tokio::join!(stopping, ending);
-    problems.extend(more);
-    problems
 }
 
 fn log_error(outcome: anyhow::Result<()>) {

@@ -1,12 +1,14 @@
 //! Rounds: each scans the host and reconciles it with the intent. They run as often as the rate limit allows.
 //!
-//! Composes the intent, the drivers, the endpoint updates, the reconciler, the tamper log, the problems and the alerts. Must not know
+//! Composes the intent, the drivers, the endpoint updates, the probes, the reconciler, the tamper log, the problems and the alerts. Must not know
 //! requests, leaks or health.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::histogram::Histogram;
-use sixxs_core::{program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter};
+use sixxs_core::{
+    program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter, tunnel::State, types::IfName,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -14,6 +16,7 @@ use super::{
     endpoint_updates::EndpointUpdates,
     intent::Intent,
     listeners::Listeners,
+    probes::Probes,
     problems::Problems,
     reconciler::{Goal, Reconciler, Round},
     tamper_log::{Correction, TamperLog},
@@ -49,6 +52,7 @@ pub(super) struct Enforcer {
     pub(super) listeners: Listeners,
     pub(super) alerts: Alerts,
     pub(super) updates: EndpointUpdates,
+    pub(super) probes: Probes,
     pub(super) tamper_log: TamperLog,
     watcher: Arc<Watcher>,
     limiter: ReconcileLimiter,
@@ -70,6 +74,7 @@ pub(super) struct Parts {
     pub(super) listeners: Listeners,
     pub(super) alerts: Alerts,
     pub(super) updates: EndpointUpdates,
+    pub(super) probes: Probes,
     pub(super) watcher: Arc<Watcher>,
     pub(super) paths: Paths,
 }
@@ -84,6 +89,7 @@ impl Enforcer {
             listeners,
             alerts,
             updates,
+            probes,
             watcher,
             paths,
         } = parts;
@@ -96,6 +102,7 @@ impl Enforcer {
             listeners,
             alerts,
             updates,
+            probes,
             tamper_log: TamperLog::default(),
             watcher,
             limiter: ReconcileLimiter::default(),
@@ -105,6 +112,11 @@ impl Enforcer {
             repair_times: metrics::repair_times(),
             rounds: 0,
         }
+    }
+
+    /// The names of all tunnels, started or not, and groups.
+    pub(super) fn names(&self) -> BTreeSet<IfName> {
+        names(&self.intent, &self.tunnels)
     }
 
     /// The time since the start.
@@ -233,6 +245,9 @@ impl Enforcer {
         let mut problems = self.learn_and_scan().await?;
         let started = self.tunnels.started();
         self.updates.follow(self.intent.effective(), &started);
+        let (tunnels, links) = (&self.tunnels, self.reconciler.links());
+        let is_up = |name: &IfName| tunnels.view(name, links.by_name(name)).state == State::Up;
+        self.probes.follow(self.intent.effective(), is_up);
         problems.extend(self.repair().await);
         problems.extend(self.lasting_problems());
         self.set_problems(problems);
@@ -352,6 +367,14 @@ impl Enforcer {
     }
 }
 
+/// The names of all tunnels and groups.
+fn names(intent: &Intent, tunnels: &Tunnels) -> BTreeSet<IfName> {
+    let groups = intent.wanted().groups.iter();
+    let mut names = tunnels.names();
+    names.extend(groups.map(|group| group.name.clone()));
+    names
+}
+
 /// The goal of the next round.
 fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
     let started = tunnels.started();
@@ -359,7 +382,7 @@ fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
         config: intent.effective(),
         desired: intent.desired(&started),
         scope: Scope::of(intent.wanted()),
-        names: tunnels.names(),
+        names: names(intent, tunnels),
         started,
         outer: tunnels.outer_reports(),
         endpoints: tunnels.endpoints(),

@@ -20,6 +20,7 @@ use crate::{
     bpf::{self, Debugging, LeakRing, Rings},
     control::{Quit, Request},
     driver::ChangeNotifier,
+    host::prober::Probed,
     netlink::{Change, Watcher},
 };
 
@@ -50,6 +51,8 @@ pub(super) enum Event {
     DriverReport,
     /// Drivers have stopped.
     Stopped(AfterStop),
+    /// A probe has finished.
+    Probed(Probed),
     /// The kernel programs report leaks.
     Leaks(Vec<LeakEvent>),
     /// A client requests something.
@@ -132,6 +135,8 @@ impl Signals {
 pub(super) struct Receivers {
     /// Drivers that have stopped.
     pub(super) stopped: mpsc::Receiver<AfterStop>,
+    /// Finished probes.
+    pub(super) probed: mpsc::Receiver<Probed>,
     /// Requests.
     pub(super) requests: mpsc::Receiver<Request>,
     /// Requests to end.
@@ -206,6 +211,7 @@ impl Sources {
                 }
                 () = notifier.notified() => Event::DriverReport,
                 Some(stopped) = receivers.stopped.recv() => Event::Stopped(stopped),
+                Some(probed) = receivers.probed.recv() => Event::Probed(probed),
                 Some(request) = receivers.requests.recv() => Event::Request(request),
                 Some(quit) = receivers.quits.recv() => Event::Quit(quit),
                 ready = leaks.readable_mut() => {

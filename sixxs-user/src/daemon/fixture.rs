@@ -9,6 +9,7 @@ use sixxs_core::{
     config::{self, Config},
     echo_health::EchoHealth,
     link::Link,
+    link_quality::Quality,
     routing::{Observed, Plan},
     tunnel,
     types::{IfIndex, Mtu},
@@ -63,6 +64,8 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         leaks: None,
         endpoints: Vec::new(),
         silent: None,
+        quality: Quality::Good,
+        probes: None,
     };
     let tunnels = names.iter().map(|name| (name.clone(), up.clone()));
     Snapshot {
@@ -73,9 +76,11 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         hooks: BTreeMap::new(),
         xdp: BTreeMap::new(),
         tunnels: tunnels.collect(),
+        groups: BTreeMap::new(),
         started: names,
         readings: Readings::default(),
         echo_times: BTreeMap::new(),
+        now: Duration::ZERO,
         since_boot: Duration::ZERO,
         corrections: 0,
         problems: Vec::new(),

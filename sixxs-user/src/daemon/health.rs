@@ -7,6 +7,7 @@ use std::{
 };
 
 use sixxs_core::{
+    active_link::{Switch, SwitchCause},
     config::{OnLeak, Tunnel},
     doctor::routing::Shadow,
     enforce,
@@ -104,7 +105,23 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
             .wireguard
             .as_ref()
             .and_then(|view| view.unanswered(snapshot.since_boot)),
+        quality: known.quality,
     })
+}
+
+/// The alert about another link that carries the prefixes of a group.
+pub(super) fn switched(switch: &Switch) -> About {
+    // The cause is about this link.
+    let link = match &switch.cause {
+        SwitchCause::Fault(_) => &switch.from,
+        SwitchCause::Returned(_) => &switch.to,
+    };
+    About::Switch {
+        group: switch.group.to_string(),
+        from: switch.from.to_string(),
+        to: switch.to.to_string(),
+        reason: format!("{link}: {}", switch.cause),
+    }
 }
 
 /// An uplink whose global addresses all belong to the tunnel, or lie in its prefixes.

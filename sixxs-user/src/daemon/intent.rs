@@ -9,11 +9,13 @@ use std::{
 };
 
 use sixxs_core::{
+    active_link::{LinkState, Switch},
     config::{Account, Config, Conflict, Followed, HostPrefixes, Kind, Learned, Tunnel},
     routing::{Desired, Observed, connected::local_networks},
     types::{IfName, Prefix},
 };
 
+use super::groups::Groups;
 use crate::control::ActionError;
 
 /// The reports of a driver about its tunnel.
@@ -43,6 +45,8 @@ pub(super) struct Intent {
     host_prefixes: HostPrefixes,
     /// Addresses and gateways that tunnels take from the host; as of the last scan.
     followed: Followed,
+    /// Which links carry the prefixes of groups.
+    groups: Groups,
     /// Local networks as of the last scan; `None` before the first.
     local_networks: Option<BTreeSet<Prefix>>,
     /// Whether a request has started a tunnel in this run.
@@ -61,6 +65,7 @@ impl Intent {
             conflicts: Vec::new(),
             host_prefixes: HostPrefixes::new(),
             followed: Followed::default(),
+            groups: Groups::default(),
             local_networks: None,
             had_tunnels: false,
         }
@@ -153,9 +158,11 @@ impl Intent {
             true => self.wanted.host_prefixes(observed),
             false => HostPrefixes::new(),
         };
+        let has_other_links = self.groups.follow(&self.wanted, observed, now);
         if self.local_networks.as_ref() != Some(&networks)
             || host_prefixes != self.host_prefixes
             || followed != self.followed
+            || has_other_links
         {
             self.local_networks = Some(networks);
             self.followed = followed;
@@ -171,8 +178,27 @@ impl Intent {
                     .iter()
                     .map(|problem| problem.to_string()),
             )
+            .chain(self.groups.problems())
             .chain(problem)
             .collect()
+    }
+
+    /// The groups.
+    pub(super) const fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Takes the present state of the links. Returns the groups whose prefixes another link carries now.
+    pub(super) fn choose_links(
+        &mut self,
+        links: &BTreeMap<IfName, LinkState>,
+        now: Duration,
+    ) -> Vec<Switch> {
+        let switches = self.groups.decide(&self.effective, links, now);
+        if !switches.is_empty() {
+            self.overlay();
+        }
+        switches
     }
 
     /// Completes the wanted configuration with the parameters from brokers.
@@ -183,7 +209,8 @@ impl Intent {
         let none = BTreeSet::new();
         self.effective = config
             .with_followed(&self.followed)
-            .with_direct(self.local_networks.as_ref().unwrap_or(&none));
+            .with_direct(self.local_networks.as_ref().unwrap_or(&none))
+            .with_active(&self.groups.active());
         self.conflicts = conflicts;
     }
 

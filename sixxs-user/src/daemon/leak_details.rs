@@ -3,6 +3,7 @@
 //! Pure, except that it looks the names of interfaces up in the kernel.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,
 };
@@ -97,8 +98,7 @@ impl Evidence<'_> {
     ) -> Option<Cause> {
         let (flow, record) = line.flow.as_ref()?;
         let name = self.tunnel_in(line.tunnel)?;
-        let mut tunnels = self.config.tunnels.iter();
-        let tunnel = tunnels.find(|tunnel| tunnel.name == *name)?;
+        let tunnel = self.owner(name)?;
         if record.treatment == Treatment::Recursion.raw() {
             return Some(recursion(name, flow));
         }
@@ -110,13 +110,27 @@ impl Evidence<'_> {
             iif: interface_name(record.from_ifindex),
             oif: interface_name(record.bound_ifindex),
         };
-        let leak_facts = self.leak_facts(tunnel, &packet, IfIndex(record.ifindex))?;
+        let leak_facts = self.leak_facts(&tunnel, &packet, IfIndex(record.ifindex))?;
         match cause(&leak_facts) {
             // A rule or route that was missing then may have been restored since.
             Cause::NotAsked => {
                 Some(recent(name).map_or(Cause::NotAsked, |by| Cause::PutBack { by }))
             }
             found => Some(found),
+        }
+    }
+
+    /// The tunnel of this name, or the group as a tunnel of its active link.
+    fn owner(&self, name: &IfName) -> Option<Cow<'_, Tunnel>> {
+        let mut tunnels = self.config.tunnels.iter();
+        let tunnel = tunnels.find(|tunnel| tunnel.name == *name);
+        let of_group = || {
+            let mut groups = self.config.groups_as_tunnels();
+            groups.find(|(group, _)| group.name == *name)
+        };
+        match tunnel {
+            Some(tunnel) => Some(Cow::Borrowed(tunnel)),
+            None => of_group().map(|(_, tunnel)| Cow::Owned(tunnel)),
         }
     }
 

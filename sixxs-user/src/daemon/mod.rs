@@ -4,8 +4,8 @@
 //! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks
-//! that report this host's address. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
+//! and [`health`] the health of tunnels, [`groups`] which link carries the prefixes of a group, [`alerts`], [`problems`],
+//! [`reload`]. [`endpoint_updates`] owns the tasks that report this host's address, [`probes`] those that probe links. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
 //! are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
@@ -21,6 +21,7 @@
 //! * a driver's own tasks, if it has any ([`crate::driver`]);
 //! * one per tunnel with endpoint updates, and one that counts changes of addresses for them: [`endpoint_updates`]
 //!   starts them, and they end with it;
+//! * one per link that is probed: [`probes`] starts it, and it ends with it or when the link is not up;
 //! * the netlink connection ([`crate::netlink`]), which ends when its `Netlink` is dropped.
 //!
 //! Threads:
@@ -40,11 +41,14 @@ mod control_groups;
 )]
 mod daemon;
 mod echo_health;
+mod ending;
 mod endpoint_updates;
 mod enforcer;
 mod event;
 #[cfg(test)]
 mod fixture;
+mod group_status;
+mod groups;
 mod health;
 mod intent;
 mod leak_details;
@@ -53,6 +57,7 @@ mod listeners;
 mod metrics_snapshot;
 mod operations;
 mod outer_traffic;
+mod probes;
 mod problems;
 mod readings;
 mod reconciler;

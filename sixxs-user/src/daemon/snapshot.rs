@@ -10,12 +10,21 @@ use std::{
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    broker::endpoint_update::Report, config::Config, doctor::routing::Shadow,
-    echo_health::EchoHealth, endpoint::Endpoint, enforce::screening::XdpPlace, link::Links,
-    outer_traffic::SilentTunnel, routing::Plan, types::IfName,
+    broker::endpoint_update::Report,
+    config::Config,
+    doctor::routing::Shadow,
+    echo_health::EchoHealth,
+    endpoint::Endpoint,
+    enforce::screening::XdpPlace,
+    link::Links,
+    link_quality::{Quality, Summary},
+    outer_traffic::SilentTunnel,
+    routing::Plan,
+    types::IfName,
 };
 
 use super::{
+    groups::GroupView,
     readings::{EchoTimes, Readings},
     tunnels::TunnelView,
 };
@@ -39,10 +48,14 @@ pub(super) struct Snapshot<'a> {
     pub(super) started: BTreeSet<IfName>,
     /// The tunnels of the configuration.
     pub(super) tunnels: BTreeMap<IfName, TunnelState>,
-    /// Counters of tunnels and uplinks.
+    /// The groups of the configuration.
+    pub(super) groups: BTreeMap<IfName, GroupView>,
+    /// Counters of tunnels, groups and uplinks.
     pub(super) readings: Readings,
     /// Echo times by tunnel. Empty if they were not requested.
     pub(super) echo_times: BTreeMap<IfName, EchoTimes>,
+    /// The time since the start of the daemon.
+    pub(super) now: Duration,
     /// The time since boot.
     pub(super) since_boot: Duration,
     /// Corrections of this run.
@@ -70,6 +83,10 @@ pub(super) struct TunnelState {
     pub(super) endpoints: Vec<Endpoint>,
     /// Where its outer packets are lost, if they are.
     pub(super) silent: Option<SilentTunnel>,
+    /// The result of its probes.
+    pub(super) quality: Quality,
+    /// Its probes; `None`: it is not probed.
+    pub(super) probes: Option<Summary>,
 }
 
 impl Snapshot<'_> {

@@ -16,6 +16,7 @@ use super::{
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
+    probes::{self, Probes},
     reconciler::Reconciler,
     reload::Trial,
     tunnels::{AfterStop, Tunnels},
@@ -29,6 +30,7 @@ use crate::{
     host::fd_store::FdStore,
     host::kernel_support,
     host::paths::Paths,
+    host::prober::Probed,
     netlink::{Netlink, Watcher},
 };
 
@@ -68,7 +70,8 @@ pub(super) async fn start(
     let tunnels = Tunnels::start_all(&config, &context);
     let (programs, rings) = load(paths, options, &netlink).await?;
 
-    let (stopped_sender, handle, receivers) = channels(options, &clock);
+    let (senders, handle, receivers) = channels(options, &clock);
+    let (stopped_sender, probed_sender) = senders;
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let mut enforcer = Enforcer::new(Parts {
@@ -78,6 +81,7 @@ pub(super) async fn start(
         listeners: Listeners::new(paths.clone(), handle),
         alerts: Alerts::new(clock),
         updates: EndpointUpdates::new(context.for_updates()),
+        probes: Probes::new(probed_sender),
         watcher,
         paths: paths.clone(),
     });
@@ -98,12 +102,13 @@ pub(super) async fn start(
     Ok((daemon, sources))
 }
 
-/// The daemon's channels: their senders for drivers and clients, and the receivers.
-fn channels(
-    options: &Options,
-    clock: &Clock,
-) -> (mpsc::Sender<AfterStop>, DaemonHandle, Receivers) {
+/// The senders of drivers and of probes.
+type Senders = (mpsc::Sender<AfterStop>, mpsc::Sender<Probed>);
+
+/// The daemon's channels: their senders for drivers, probes and clients, and the receivers.
+fn channels(options: &Options, clock: &Clock) -> (Senders, DaemonHandle, Receivers) {
     let (stopped_sender, stopped) = mpsc::channel(WAITING);
+    let (probed_sender, probed) = mpsc::channel(probes::WAITING);
     let (requests_to, requests) = mpsc::channel(WAITING);
     let (quits_to, quits) = mpsc::channel(1);
     let handle = DaemonHandle {
@@ -113,10 +118,11 @@ fn channels(
     };
     let receivers = Receivers {
         stopped,
+        probed,
         requests,
         quits,
     };
-    (stopped_sender, handle, receivers)
+    ((stopped_sender, probed_sender), handle, receivers)
 }
 
 async fn load(

@@ -15,8 +15,8 @@ use sixxs_core::{
 };
 
 use super::{
-    echo_health::proof, health, outer_traffic::outer, readings::Readings, snapshot::Snapshot,
-    wireguard::wireguard,
+    echo_health::proof, group_status, health, outer_traffic::outer, readings::Readings,
+    snapshot::Snapshot, wireguard::wireguard,
 };
 use crate::{bpf::Hook, control::api};
 
@@ -42,6 +42,7 @@ pub(super) fn status(
         healthy: tunnels.iter().all(is_healthy) && uplinks.iter().all(has_program),
         corrections: snapshot.corrections,
         tunnels,
+        groups: group_status::groups(snapshot),
         uplinks,
         brokers: brokers
             .map(|(name, standing)| broker(name, standing, unix_seconds))
@@ -112,8 +113,9 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         },
         echo: echo(name, readings),
         proof: proof(name, readings, snapshot.echo_times.get(name)),
+        probes: known.probes.as_ref().map(group_status::probes),
         outer: outer(name, readings, &known.endpoints, known.silent.as_ref()),
-        leaks: leaks(name, readings),
+        leaks: group_status::leaks(name, readings),
         strays: get(Stat::VerdictStray),
         loops: get(Stat::VerdictLoop),
         recursions: get(Stat::Recursions),
@@ -158,17 +160,6 @@ fn echo(name: &IfName, readings: &Readings) -> api::Echo {
         answered_by_programs: get(Stat::EchoByPrograms),
         last_request_in_seconds_ago: readings.age(name, Stat::LastRequestIn),
         last_reply_out_seconds_ago: readings.age(name, Stat::LastReplyOut),
-    }
-}
-
-/// Leaks of a tunnel, by treatment.
-fn leaks(name: &IfName, readings: &Readings) -> api::Leaks {
-    let get = |stat| readings.get(name, stat);
-    api::Leaks {
-        redirected: get(Stat::LeakRedirected),
-        dropped: get(Stat::LeakDropped),
-        observed: get(Stat::LeakObserved),
-        too_big: get(Stat::LeakTooBig),
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod netns_lock;
 pub mod paths;
 pub mod ping;
 pub(crate) mod plain;
+pub(crate) mod prober;
 pub(crate) mod raw_sockets;
 pub(crate) mod run_dir;
 pub(crate) mod source_address;

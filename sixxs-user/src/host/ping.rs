@@ -89,23 +89,8 @@ struct Pinger {
 
 impl Pinger {
     fn new(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Self> {
-        // For raw ICMPv6 sockets the kernel computes the checksum (RFC 3542 §3.1).
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
-            .context("open a raw socket; run as root")?;
-        let address = |ip| SockAddr::from(SocketAddrV6::new(ip, 0, 0, 0));
-        socket
-            .bind(&address(source))
-            .with_context(|| format!("bind to {source}"))?;
-        socket
-            .connect(&address(target))
-            .with_context(|| format!("reach {target} from {source}"))?;
-        // Several pings may run at the same time, here and in other processes: each has its own identifier.
-        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let [_, _, own_high, own_low] = std::process::id().to_be_bytes();
-        Ok(Self {
-            socket,
-            identifier: [high ^ own_high, low ^ own_low],
-        })
+        let (socket, identifier) = connected(source, target)?;
+        Ok(Self { socket, identifier })
     }
 
     /// Disables fragmentation, and ignores the known path MTU (`IPV6_PMTUDISC_PROBE`).
@@ -122,15 +107,38 @@ impl Pinger {
 
     /// Sends a packet of `bytes` bytes (48 or more), and waits for its reply.
     fn ping(&self, sequence: u16, bytes: u32, wait: Duration) -> io::Result<Option<Duration>> {
-        let mut message = vec![0; usize::try_from(bytes - 40).map_err(io::Error::other)?];
-        message[0] = ECHO_REQUEST;
-        message[4..6].copy_from_slice(&self.identifier);
-        message[6..8].copy_from_slice(&sequence.to_be_bytes());
+        let mut message = request(self.identifier, sequence).to_vec();
+        message.resize(usize::try_from(bytes - 40).map_err(io::Error::other)?, 0);
         let sent = Instant::now();
         self.socket.send(&message)?;
         let answered = answered(&self.socket, &message, sent, wait)?;
         Ok(answered.then(|| sent.elapsed()))
     }
+}
+
+/// A raw socket from `source` to `target`, and an identifier for the messages by it.
+pub(super) fn connected(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<(Socket, [u8; 2])> {
+    // For raw ICMPv6 sockets the kernel computes the checksum (RFC 3542 §3.1).
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
+        .context("open a raw socket; run as root")?;
+    let address = |ip| SockAddr::from(SocketAddrV6::new(ip, 0, 0, 0));
+    socket
+        .bind(&address(source))
+        .with_context(|| format!("bind to {source}"))?;
+    socket
+        .connect(&address(target))
+        .with_context(|| format!("reach {target} from {source}"))?;
+    // Several pings may run at the same time, here and in other processes: each has its own identifier.
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [_, _, own_high, own_low] = std::process::id().to_be_bytes();
+    Ok((socket, [high ^ own_high, low ^ own_low]))
+}
+
+/// An echo request without data. The kernel adds the checksum.
+pub(super) fn request(identifier: [u8; 2], sequence: u16) -> [u8; 8] {
+    let [i0, i1] = identifier;
+    let [s0, s1] = sequence.to_be_bytes();
+    [ECHO_REQUEST, 0, 0, 0, i0, i1, s0, s1]
 }
 
 /// Distinguishes pings of this process.

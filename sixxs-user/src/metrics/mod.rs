@@ -8,6 +8,7 @@ use std::fmt;
 
 pub(crate) mod exporter;
 mod families;
+mod groups;
 mod wireguard;
 
 use prometheus_client::{
@@ -147,6 +148,8 @@ impl Collector for MetricsSnapshot {
         self.tunnels(&mut families)?;
         self.outer(&mut families)?;
         self.wireguard(&mut families)?;
+        self.groups(&mut families)?;
+        self.probes(&mut families)?;
         self.updates(&mut families)?;
         self.answers(&mut families)?;
         self.brokers(&mut families)
@@ -163,6 +166,7 @@ mod tests {
                 healthy: true,
                 corrections: 3,
                 tunnels: Vec::new(),
+                groups: Vec::new(),
                 uplinks: Vec::new(),
                 brokers: Vec::new(),
                 problems: vec!["one".to_owned()],

@@ -76,6 +76,7 @@ mod tests {
                 healthy: true,
                 corrections: 0,
                 tunnels: vec![serde_json::from_value(tunnel).unwrap()],
+                groups: Vec::new(),
                 uplinks: Vec::new(),
                 brokers: Vec::new(),
                 problems: Vec::new(),

@@ -109,7 +109,11 @@ impl Scope {
     pub fn of(config: &Config) -> Self {
         Self {
             tables: match config.rule_mode {
-                RuleMode::Rules => config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
+                RuleMode::Rules => {
+                    let tunnels = config.tunnels.iter().map(|tunnel| tunnel.table);
+                    let groups = config.groups.iter().map(|group| group.table);
+                    tunnels.chain(groups).collect()
+                }
                 RuleMode::Subtrees => [SUBTREES_TABLE, DIRECTS_TABLE].into(),
             },
             exits: config.uplinks.is_none(),

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use sixxs_common::layout::LeakEvent;
 use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::config::OnLeak;
-use sixxs_core::enforce::{Enforcement, Home, Interface, RedirectTarget, Role, Source};
+use sixxs_core::enforce::{Enforcement, Home, Interface, RedirectTarget, Role, Source, SourceKind};
 use sixxs_core::types::{IfIndex, IfName, Mtu, Prefix};
 use sixxs_user::bpf::test_run::{self, Run};
 use sixxs_user::bpf::{HookChoice, Kernel, Rings};
@@ -170,18 +170,21 @@ impl Host {
     /// Adds a source of a tunnel.
     pub fn source(self, prefix: &str, tunnel: &str, home: Home) -> Result<Self> {
         let (prefix, tunnel) = (prefix.parse()?, tunnel.parse()?);
-        Ok(self.sources([(prefix, tunnel, home)]))
+        Ok(self.sources([(prefix, tunnel, home, SourceKind::Own)]))
     }
 
-    /// Adds sources of tunnels.
+    /// Adds sources of tunnels and groups.
     #[must_use]
-    pub fn sources(mut self, all: impl IntoIterator<Item = (Prefix, IfName, Home)>) -> Self {
-        let sources = all.into_iter().map(|(prefix, tunnel, home)| Source {
+    pub fn sources(
+        mut self,
+        all: impl IntoIterator<Item = (Prefix, IfName, Home, SourceKind)>,
+    ) -> Self {
+        let sources = all.into_iter().map(|(prefix, tunnel, home, kind)| Source {
             prefix,
             tunnel,
             home,
             is_routed: false,
-            is_far_end: false,
+            kind,
         });
         self.0.sources.extend(sources);
         // Longest prefix first, as `Enforcement` requires.

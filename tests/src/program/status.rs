@@ -15,6 +15,8 @@ pub struct Status {
     pub healthy: bool,
     pub corrections: u64,
     pub tunnels: Vec<Tunnel>,
+    #[serde(default)]
+    pub groups: Vec<Group>,
     pub uplinks: Vec<Uplink>,
     pub problems: Vec<String>,
 }
@@ -77,6 +79,8 @@ pub struct Tunnel {
     pub bytes: InOut,
     pub echo: Echo,
     pub proof: Proof,
+    #[serde(default)]
+    pub probes: Option<Probes>,
     pub leaks: Leaks,
     #[serde(default)]
     pub loops: u64,
@@ -175,6 +179,48 @@ pub struct Proof {
     pub last_answered_seconds_ago: Option<f64>,
     pub median_seconds: Option<f64>,
     pub watched_seconds: Option<f64>,
+}
+
+/// `probes` of a tunnel.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Probes {
+    pub sent: u32,
+    pub lost: u32,
+    pub loss_percent: Option<f64>,
+    pub median_seconds: Option<f64>,
+}
+
+/// An element of `groups`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Group {
+    pub name: String,
+    pub active: String,
+    pub active_seconds: f64,
+    pub switches: u64,
+    pub links: Vec<GroupLink>,
+    pub prefixes: Vec<String>,
+    pub table: u32,
+    pub routing: String,
+    pub leaks: Leaks,
+}
+
+/// An element of `links` of a group.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct GroupLink {
+    pub name: String,
+    pub state: String,
 }
 
 /// `leaks` of a tunnel.

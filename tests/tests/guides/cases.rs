@@ -7,7 +7,7 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::kernel;
 use sixxs_tests::lab::advertiser::{Advertised, Advertiser};
 use sixxs_tests::lab::topology::{Flavour, UPLINK};
-use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::lab::{Lab, Spec, nft};
 use sixxs_tests::network_managers::networkd::Networkd;
 use sixxs_tests::shell;
 use sixxs_tests::wait;
@@ -172,6 +172,34 @@ fn two_providers() -> Result<()> {
         },
     )?;
     Runner::new(&lab)?.follow(&guide!("two-providers.md")?, |_| true)
+}
+
+/// Two tunnels that other software has made, to which the broker routes the same prefix.
+#[test]
+fn failover() -> Result<()> {
+    let lab = Lab::new(Spec {
+        mtu: 1480,
+        ..Spec::new(Flavour::Tun)
+    })?;
+    let (host, prefix) = (lab.host(), "2001:db8:cc::/48");
+    host.ip("address add 2001:db8:cc::1/128 dev lo nodad\n")?;
+    for (tunnel, name) in lab.tunnels().iter().zip(["he1", "he2"]) {
+        let (plan, pop) = (tunnel.plan, tunnel.pop());
+        host.ip(&format!(
+            "link set {0} down\nlink set {0} name {name}\nlink set {name} up\n\
+             address replace {1}/64 dev {name} nodad\n",
+            plan.interface, plan.address
+        ))?;
+        pop.sh("nft delete table ip6 broker")?;
+        nft::load(pop, &plan.pop_rules(Some(prefix)))?;
+        pop.ip(&format!(
+            "route add {prefix} via {} dev host\n",
+            plan.address
+        ))?;
+    }
+    lab.core()
+        .ip(&format!("route add {prefix} via fe80::2 dev pop1\n"))?;
+    Runner::new(&lab)?.follow(&guide!("failover.md")?, |_| true)
 }
 
 /// The far end's private key in the guide.

@@ -12,7 +12,7 @@ use sixxs_common::layout;
 use sixxs_common::packet;
 use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
-use sixxs_core::enforce::{Home, Role};
+use sixxs_core::enforce::{Home, Role, SourceKind};
 use sixxs_core::types::Prefix;
 use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
 use sixxs_tests::probe::packets::{
@@ -30,6 +30,8 @@ const MADE_UP: [&str; 4] = ["t0", "t1", "t2", "t3"];
 struct Model {
     sources: Vec<(SharedPrefix, layout::Source)>,
     directs: Vec<(u32, SharedPrefix)>,
+    /// The slots whose entries lead to the loopback interface, where the program runs.
+    leading_here: Vec<u32>,
 }
 
 impl Tables for Model {
@@ -42,6 +44,10 @@ impl Tables for Model {
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
         let mut directs = self.directs.iter();
         directs.any(|(of, prefix)| *of == tunnel && destination.within(prefix))
+    }
+
+    fn leads_here(&self, tunnel: u32) -> bool {
+        self.leading_here.contains(&tunnel)
     }
 }
 
@@ -56,17 +62,13 @@ impl Model {
         let slot = |name| programs.kernel.slot(name).context("no slot");
         let mut model = Self::default();
         for source in &host.0.sources {
-            let home = match source.home {
-                Home::Nowhere => 0,
-                Home::Uplink(index) => index.0,
-                Home::Several => layout::ANY_UPLINK,
-            };
-            let tunnel = slot(&source.tunnel)?;
-            let entry = (
-                shared(source.prefix),
-                layout::Source::new(tunnel, source.prefix.bits(), home),
-            );
-            model.sources.push(entry);
+            let entry = source.entry(slot(&source.tunnel)?);
+            model.sources.push((shared(source.prefix), entry));
+        }
+        for (name, target) in &host.0.tunnels {
+            if target.index == Some(LOOPBACK) {
+                model.leading_here.push(slot(name)?);
+            }
         }
         for (name, prefix) in &host.0.directs {
             model.directs.push((slot(name)?, shared(*prefix)));
@@ -102,23 +104,34 @@ fn homes() -> impl Strategy<Value = Home> {
     ]
 }
 
+fn kinds() -> impl Strategy<Value = SourceKind> {
+    prop_oneof![
+        4 => Just(SourceKind::Own),
+        1 => Just(SourceKind::OnLink),
+        2 => Just(SourceKind::OfGroup),
+    ]
+}
+
 /// Hosts whose loopback interface is an uplink or the first tunnel. They let leaks pass.
 fn hosts() -> impl Strategy<Value = (Role, Host)> {
     // The program compares few sources one by one, and looks up more in the trie.
-    let sources = prop::collection::btree_map(prefixes(), (0..MADE_UP.len(), homes()), 0..=24);
+    let of_one = (0..MADE_UP.len(), homes(), kinds());
+    let sources = prop::collection::btree_map(prefixes(), of_one, 0..=24);
     let directs = prop::collection::btree_set((0..MADE_UP.len(), prefixes()), 0..=4);
     (any::<bool>(), sources, directs).prop_map(|(uplink, sources, directs)| {
         let role = if uplink { Role::Uplink } else { Role::Tunnel };
         let mut host = Host::new(if uplink { "net0" } else { MADE_UP[0] }, role);
         for name in MADE_UP {
+            // The last one is elsewhere.
+            let index = if name == MADE_UP[3] { NOBODY } else { LOOPBACK };
             host = host.and_then(|host| {
-                host.tunnel(name, Some(LOOPBACK), OnLeak::Observe, Ipv6Addr::UNSPECIFIED)
+                host.tunnel(name, Some(index), OnLeak::Observe, Ipv6Addr::UNSPECIFIED)
             });
         }
         let name = |tunnel: usize| MADE_UP[tunnel].parse().expect("a name");
         let sources = sources
             .into_iter()
-            .map(|(prefix, (tunnel, home))| (prefix, name(tunnel), home));
+            .map(|(prefix, (tunnel, home, kind))| (prefix, name(tunnel), home, kind));
         let mut host = host.expect("good names").sources(sources);
         let directs = directs.into_iter();
         let directs = directs.map(|(tunnel, prefix)| (name(tunnel), prefix));

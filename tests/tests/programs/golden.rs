@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use anyhow::{Context as _, Result, ensure};
 use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::config::OnLeak;
-use sixxs_core::enforce::{Home, Role};
+use sixxs_core::enforce::{Home, Role, SourceKind};
 use sixxs_core::types::{IfIndex, Mtu, Prefix};
 use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
 use sixxs_tests::probe::packets::{ETHERNET_BYTES, IPV6_TYPE, UDP, ethernet, ipv6, udp};
@@ -63,7 +63,7 @@ pub(crate) fn host_of_many(name: &str, role: Role) -> Result<Host> {
     let more = (0..100_u128).map(|number| {
         let address = address("2001:db8:f000::").to_bits() | number << 64;
         let prefix = Prefix::containing(Ipv6Addr::from_bits(address), 64);
-        Ok((prefix, "plain".parse()?, Home::Nowhere))
+        Ok((prefix, "plain".parse()?, Home::Nowhere, SourceKind::Own))
     });
     Ok(host(name, role)?.sources(more.collect::<Result<Vec<_>>>()?))
 }

@@ -51,6 +51,7 @@ mod fd_store;
 mod followed;
 mod footprint;
 mod full_tunnel;
+mod groups;
 mod health;
 mod hooks;
 mod init;

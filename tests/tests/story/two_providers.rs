@@ -259,3 +259,44 @@ fn a_prefix_changes() -> Result<()> {
     ensure!(daemon.stop()? == 0);
     Ok(())
 }
+
+/// An address of a known network is guarded before a daemon has seen it. A new daemon knows the addresses that are lost.
+#[test]
+fn what_a_daemon_has_not_seen() -> Result<()> {
+    let fixture = with_two_providers(Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let _radvd = [
+        advertises(&fixture, 0, &[preferred(FIRST)])?,
+        advertises(&fixture, 1, &[preferred(SECOND)])?,
+    ];
+    wait_for(&fixture, [1, 1]).with_context(|| daemon.log())?;
+    let host = fixture.host();
+    let set = |verb: &str, address: &str| {
+        let nodad = if verb == "add" { " nodad" } else { "" };
+        host.ip(&format!("address {verb} {address}/64 dev sixxs0{nodad}\n"))
+    };
+    set("add", "2001:db8:a::66")?;
+    wait_for(&fixture, [2, 1])?;
+    set("del", "2001:db8:a::66")?;
+    wait_for(&fixture, [1, 1])?;
+    let refused = "unreachable default from 2001:db8:a::66";
+    let is_refused = || -> Result<bool> { Ok(fixture.own_routes()?.contains(refused)) };
+    ensure!(is_refused()?, "{}", fixture.own_routes()?);
+
+    daemon.kill()?;
+    set("add", "2001:db8:a::77")?;
+    let [first, _] = fixture.lab.tunnels();
+    let came = || first.broker_counters()?.get("from_host");
+    let before = came()?;
+    let address = "2001:db8:a::77".parse()?;
+    let socket = leak::udp_socket(host, address, Cause::Device(PROVIDERS[1]))?;
+    leak::send(&socket, OUTSIDE, 20, 100)?;
+    wait::until("all are redirected", LIMIT, came, |now| *now >= before + 20)?;
+    fixture.ensure_nothing_lost()?;
+
+    let daemon = fixture.start()?;
+    wait_for(&fixture, [2, 1]).with_context(|| daemon.log())?;
+    ensure!(is_refused()?, "{}", fixture.own_routes()?);
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}

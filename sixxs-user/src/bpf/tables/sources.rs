@@ -78,12 +78,7 @@ impl Tables {
     }
 
     fn source_entry(&self, source: &Source) -> anyhow::Result<layout::Source> {
-        let slot = self.slot(&source.tunnel)?;
-        if source.is_far_end {
-            return Ok(layout::Source::far_end(slot));
-        }
-        let home = source.home_number();
-        Ok(layout::Source::new(slot, source.prefix.bits(), home))
+        Ok(source.entry(self.slot(&source.tunnel)?))
     }
 
     /// Writes the inactive table, and activates it.

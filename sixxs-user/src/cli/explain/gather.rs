@@ -1,6 +1,6 @@
 //! Gathers the facts: the configuration, the rules, the kernel's route, the program's verdict.
 
-use std::{io, net::Ipv6Addr};
+use std::{borrow::Cow, io, net::Ipv6Addr};
 
 use anyhow::bail;
 use sixxs_core::{
@@ -78,14 +78,15 @@ pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Resu
     };
     let enforcement = Enforcement::new(&config, links, |_| true);
     let owner = owner(&config, source);
+    let owner = owner.as_ref();
     Ok(Facts {
         bytes: arguments.size,
         is_tunnel_up: owner
             .and_then(|(tunnel, _)| links.by_name(&tunnel.name))
             .is_some_and(|link| link.up),
         silent: owner.and_then(|(tunnel, _)| silent(view.status, &tunnel.name)),
-        leak_facts: owner.map(|(tunnel, by)| leak_facts(&view, tunnel, by, &packet)),
-        owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), by)),
+        leak_facts: owner.map(|(tunnel, by)| leak_facts(&view, tunnel, *by, &packet)),
+        owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), *by)),
         is_unnamed_exit: exit.is_some_and(|link| is_not_guarded(&config, &link.name)),
         verdict: exit.map(|link| verdict(&enforcement, &packet, &link.name, link.index)),
         program: match exit {
@@ -168,12 +169,18 @@ fn is_wanted(status: Option<&Status>, tunnel: &Tunnel) -> bool {
     own.all(|reported| reported.state != State::Down)
 }
 
-/// The tunnel that owns a source, by the longest matching address or prefix.
-fn owner(config: &Config, source: Ipv6Addr) -> Option<(&Tunnel, Prefix)> {
-    let own = |tunnel| Tunnel::sources(tunnel).map(move |by| (tunnel, by));
-    let all = config.tunnels.iter().flat_map(own);
-    all.filter(|(_, by)| by.contains(source))
-        .max_by_key(|(_, by)| by.bits())
+/// The tunnel that owns a source, by the longest matching address or prefix. For a prefix of a group: its active link,
+/// with the group's prefixes and table.
+fn owner(config: &Config, source: Ipv6Addr) -> Option<(Cow<'_, Tunnel>, Prefix)> {
+    let tunnels = config.tunnels.iter().map(Cow::Borrowed);
+    let groups = config.groups_as_tunnels();
+    let groups = groups.map(|(_, tunnel)| Cow::Owned(tunnel));
+    let matching = tunnels.chain(groups).filter_map(|tunnel| {
+        let sources = tunnel.sources().filter(|by| by.contains(source));
+        let longest = sources.max_by_key(|by| by.bits())?;
+        Some((tunnel, longest))
+    });
+    matching.max_by_key(|(_, by)| by.bits())
 }
 
 /// The kernel's route, and the interface by which the packet leaves.

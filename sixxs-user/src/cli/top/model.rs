@@ -322,7 +322,8 @@ fn urgency(about: &About) -> Urgency {
         About::Health {
             health: Health::Degraded,
             ..
-        } => Urgency::Low,
+        }
+        | About::Switch { .. } => Urgency::Low,
         About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => Urgency::None,
     }
 }

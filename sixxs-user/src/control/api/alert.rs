@@ -56,6 +56,17 @@ pub enum About {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reasons: Vec<String>,
     },
+    /// Another link carries the prefixes of a group.
+    Switch {
+        /// The group.
+        group: String,
+        /// The link that carried them.
+        from: String,
+        /// The link that carries them now.
+        to: String,
+        /// The reason, with the link that it is about.
+        reason: String,
+    },
     /// A problem.
     Problem {
         /// The error, and what to do.

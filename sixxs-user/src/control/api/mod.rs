@@ -18,12 +18,12 @@ pub use self::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },
     status::{
-        Broker, Echo, EndpointUpdate, InOut, Leaks, Out, Outer, Proof, Status, Tunnel, Uplink,
-        WireGuard, WireGuardPeer, Xdp,
+        Broker, Echo, EndpointUpdate, Group, GroupLink, InOut, Leaks, Out, Outer, Probes, Proof,
+        Status, Tunnel, Uplink, WireGuard, WireGuardPeer, Xdp,
     },
     value::{
-        Carrier, Health, Hook, Kind, Program, Routing, Silence, State, Treatment, UpdateState,
-        XdpMode,
+        Carrier, Health, Hook, Kind, LinkState, Program, Routing, Silence, State, Treatment,
+        UpdateState, XdpMode,
     },
 };
 

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Carrier, Health, Hook, Kind, Program, Routing, Silence, State, UpdateState, XdpMode,
+    Carrier, Health, Hook, Kind, LinkState, Program, Routing, Silence, State, UpdateState, XdpMode,
 };
 
 /// `sixxs status --json`.
@@ -20,6 +20,9 @@ pub struct Status {
     pub corrections: u64,
     /// The tunnels, in the order of the configuration.
     pub tunnels: Vec<Tunnel>,
+    /// The groups of links, in the order of the configuration.
+    #[serde(default)]
+    pub groups: Vec<Group>,
     /// The native uplinks.
     pub uplinks: Vec<Uplink>,
     /// Brokers with recent connects.
@@ -113,6 +116,9 @@ pub struct Tunnel {
     /// Whether echo requests are answered.
     #[serde(default)]
     pub proof: Proof,
+    /// Its probes in the last window, if it is probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
     /// Its outer packets at the uplinks, if its endpoint is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Outer>,
@@ -248,6 +254,51 @@ pub struct Proof {
     pub median_seconds: Option<f64>,
     /// Seconds since the first of the requests; `null` if there are none.
     pub watched_seconds: Option<f64>,
+}
+
+/// The probes of a link in the last window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probes {
+    /// Probes that have finished.
+    pub sent: u32,
+    /// Those without a reply.
+    pub lost: u32,
+    /// The same as a percentage; `null` if there are none.
+    pub loss_percent: Option<f64>,
+    /// Median time from probe to reply, in seconds; `null` if there are no replies.
+    pub median_seconds: Option<f64>,
+}
+
+/// Links that carry the same prefixes, one of them at a time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// The link that carries the prefixes.
+    pub active: String,
+    /// Seconds since that link took over, or since the daemon started.
+    pub active_seconds: f64,
+    /// Times that another link took over since the daemon started.
+    pub switches: u64,
+    /// Its links, in the order of preference.
+    pub links: Vec<GroupLink>,
+    /// Its prefixes.
+    pub prefixes: Vec<String>,
+    /// Its routing table.
+    pub table: u32,
+    /// Whether its rules and routes are there.
+    pub routing: Routing,
+    /// Leaks of packets from its prefixes, at any interface.
+    pub leaks: Leaks,
+}
+
+/// A link of a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupLink {
+    /// Its name.
+    pub name: String,
+    /// Whether it can carry packets.
+    pub state: LinkState,
 }
 
 /// Number of leaks, by treatment.

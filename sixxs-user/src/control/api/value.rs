@@ -88,6 +88,16 @@ words! {
         Failing = "failing",
     }
 
+    /// Whether a link of a group can carry packets.
+    LinkState {
+        /// It can.
+        Good = "good",
+        /// Its health is failing.
+        Failing = "failing",
+        /// It is not up.
+        Down = "down",
+    }
+
     /// The state of a tunnel's endpoint updates.
     UpdateState {
         /// The broker has this host's address.

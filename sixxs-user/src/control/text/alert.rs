@@ -44,6 +44,12 @@ fn about(about: &About) -> String {
             health,
             reasons,
         } => format!("{tunnel}: {health}: {}", reasons.join("; ")),
+        About::Switch {
+            group,
+            from,
+            to,
+            reason,
+        } => format!("{group}: {to} carries its prefixes instead of {from}; {reason}"),
         About::Problem { problem } => format!("problem: {problem}"),
     }
 }

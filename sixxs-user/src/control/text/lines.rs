@@ -1,5 +1,11 @@
 //! Lines of text: appends and wraps them.
 
+/// Width of the terminal in columns. Of a line that is longer, the least important parts are left out, or it is wrapped.
+pub(super) const WIDTH: usize = 80;
+
+/// The width of a label in front of a line, in columns.
+pub(super) const LABEL: usize = 12;
+
 /// Appends a line.
 pub(super) fn push_line(text: &mut String, line: &str) {
     text.push_str(line);

@@ -1,6 +1,7 @@
 //! Text output: the same data as the JSON, for a terminal of 80 columns.
 
 mod alert;
+mod groups;
 mod lines;
 mod numbers;
 mod status;

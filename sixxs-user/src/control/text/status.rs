@@ -3,7 +3,8 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
-    lines::{fitting, push_line},
+    groups,
+    lines::{LABEL, WIDTH, fitting, push_line},
     numbers::{counted, duration, short_time, size},
 };
 use crate::control::api::{
@@ -11,14 +12,8 @@ use crate::control::api::{
     Xdp,
 };
 
-/// Width of the terminal in columns. Of a line that is longer, the least important parts are left out, or it is wrapped.
-const WIDTH: usize = 80;
-
 /// The maximum number of addresses and prefixes of a tunnel in the text. The JSON has all.
 const MAX_SOURCES: usize = 8;
-
-/// The width of a label in front of a line, in columns.
-const LABEL: usize = 12;
 
 /// The screen of `sixxs status`.
 #[must_use]
@@ -26,6 +21,9 @@ pub fn status(status: &Status) -> String {
     let mut text = String::new();
     for one in &status.tunnels {
         tunnel(&mut text, one);
+    }
+    for one in &status.groups {
+        groups::group(&mut text, one);
     }
     for one in &status.uplinks {
         uplink(&mut text, one);
@@ -235,6 +233,9 @@ fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
     if let Some(line) = answers(&tunnel.proof) {
         push_line(text, &format!("  answers   {line}"));
     }
+    if let Some(probes) = &tunnel.probes {
+        push_line(text, &format!("  probes    {}", groups::probes(probes)));
+    }
 }
 
 /// The outer packets of a tunnel, with the time of the last ones.
@@ -253,18 +254,7 @@ fn outer_packets(outer: &Outer) -> String {
 
 /// Leaks, and packets that were dropped or refused.
 fn tunnel_drops(text: &mut String, tunnel: &Tunnel) {
-    let Leaks {
-        redirected,
-        dropped,
-        observed,
-        too_big,
-    } = tunnel.leaks;
-    push_line(
-        text,
-        &format!(
-            "  leaks     {redirected} redirected, {dropped} dropped, {observed} observed, {too_big} too big"
-        ),
-    );
+    groups::leaks(text, tunnel.leaks);
     if tunnel.strays > 0 {
         push_line(
             text,

@@ -9,7 +9,7 @@ use indicatif::ProgressIterator as _;
 use sixxs_common::packet::TCP;
 use sixxs_core::config::OnLeak;
 use sixxs_core::endpoint::Endpoint;
-use sixxs_core::enforce::{Home, Role};
+use sixxs_core::enforce::{Home, Role, SourceKind};
 use sixxs_core::types::Prefix;
 use sixxs_tests::kernel::bpf;
 use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
@@ -131,7 +131,7 @@ fn host(role: Role, count: u32) -> Result<Host> {
     let names = TUNNELS.map(str::parse);
     let sources = (0..count).map(|number| {
         let name = names[number as usize % TUNNELS.len()].clone()?;
-        Ok((prefix(number), name, Home::Nowhere))
+        Ok((prefix(number), name, Home::Nowhere, SourceKind::Own))
     });
     Ok(host.sources(sources.collect::<Result<Vec<_>>>()?))
 }
