@@ -25,6 +25,7 @@ mod not_followed;
 mod remote_endpoint;
 mod runtime_tunnels;
 mod section;
+mod table;
 mod tunnel;
 mod update_path;
 mod url;

@@ -275,6 +275,8 @@ pub struct Tunnel {
     pub remote: Option<RemoteEndpoint>,
     /// How its broker learns this host's IPv4 address; `None`: in no way, or by the tunnel itself.
     pub update: Option<EndpointUpdate>,
+    /// Whether the addresses of its interface are deprecated while it fails.
+    pub deprecate_when_failing: bool,
 }
 
 /// What is to carry the packets of a 6in4 tunnel.

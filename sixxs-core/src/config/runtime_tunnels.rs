@@ -2,7 +2,7 @@
 
 use super::{
     Account, CarrierChoice, Config, Follows, Kind, RuleMode, SUBTREES_TABLE, Tunnel,
-    cross_check::TUNNELS, tunnel::table_of,
+    cross_check::TUNNELS, table,
 };
 use crate::types::{IfName, TableId};
 
@@ -31,7 +31,7 @@ impl Config {
         let is_taken = |table| self.tunnels.iter().any(|tunnel| tunnel.table == table);
         let table = match self.rule_mode {
             RuleMode::Rules => (0..)
-                .map(|position| TableId(table_of(position)))
+                .map(|position| TableId(table::of_position(position)))
                 .find(|table| !is_taken(*table)),
             RuleMode::Subtrees => Some(SUBTREES_TABLE),
         };
@@ -54,6 +54,7 @@ impl Config {
             follows: Follows::default(),
             tentative: Vec::new(),
             former: Vec::new(),
+            deprecate_when_failing: false,
         };
         self.tunnels.push(tunnel.clone());
         Ok(tunnel)

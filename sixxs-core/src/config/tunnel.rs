@@ -1,6 +1,6 @@
 //! Reads a `[[tunnel]]` section.
 
-use std::{net::Ipv6Addr, ops::RangeInclusive};
+use std::net::Ipv6Addr;
 
 use super::{
     CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel,
@@ -11,20 +11,14 @@ use super::{
     follows::OrAuto,
     kind, name_pattern,
     section::{Field, List, Located, Section, SectionHeader},
-    update_path, wireguard,
+    table, update_path, wireguard,
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
     diagnostics::{Diagnostics, Location},
-    types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
+    types::{IfName, InterfaceAddress, Mtu, Prefix, TableId, is_unicast},
     wireguard::DEFAULT_MTU,
 };
-
-/// The routing table of the first tunnel.
-const FIRST_TABLE: u32 = 200;
-
-/// The routing tables `default`, `main` and `local`.
-const SYSTEM_TABLES: RangeInclusive<u32> = 253..=255;
 
 const KEYS: &[&str] = &[
     "name",
@@ -38,6 +32,7 @@ const KEYS: &[&str] = &[
     "mtu",
     "gateway",
     "update",
+    "deprecate_when_failing",
 ];
 
 const PREFIXES: &str = "IPv6 prefixes, such as 2001:db8:bb::/48";
@@ -75,6 +70,7 @@ pub(super) fn read(
         fields.check_beside_account();
     }
     fields.check_presence(kind.as_ref(), has_account || is_unread);
+    fields.check_deprecation(has_account || is_unread);
     match &kind {
         Some(kind) if kind.is_native() => fields.check_native(kind),
         _ => {}
@@ -101,6 +97,7 @@ struct Fields {
     table: Field<u32>,
     mtu: Field<u32>,
     gateway: Field<OrAuto<Ipv6Addr>>,
+    deprecate_when_failing: Field<bool>,
 }
 
 /// The values in a list, and where it has the word `auto`.
@@ -141,6 +138,7 @@ impl Fields {
             table: section.integer("table", 1..=u32::MAX),
             mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
             gateway: section.ipv6_or_auto("gateway"),
+            deprecate_when_failing: section.boolean("deprecate_when_failing"),
             // Last, because it reports all other keys as unknown.
             diagnostics: section.finish(&[KEYS, kind::KEYS, wireguard::KEYS].concat()),
         }
@@ -292,8 +290,7 @@ impl Fields {
         let Some(Located { value, location }) = self.table.as_set() else {
             return;
         };
-        if SYSTEM_TABLES.contains(value) {
-            let owner = ["default", "main", "local"][(value - SYSTEM_TABLES.start()) as usize];
+        if let Some(owner) = table::system_owner(*value) {
             let message =
                 format!("expected a table of its own, found {value}, which is the {owner} table");
             self.diagnostics.add(location, message);
@@ -350,6 +347,23 @@ impl Fields {
         };
         self.diagnostics
             .add(&self.head.location("address"), message);
+    }
+
+    /// Only addresses on the interface can be deprecated. `has_others`: the broker or a file has them.
+    fn check_deprecation(&mut self, has_others: bool) {
+        if let Some(Located {
+            value: true,
+            location,
+        }) = self.deprecate_when_failing.as_set()
+            && self.addresses.items().is_empty()
+            && !self.addresses.is_invalid()
+            && self.auto_addresses.is_none()
+            && !has_others
+        {
+            let message = "expected only with an address on the interface, found prefixes alone; add address, or leave the \
+                           key out";
+            self.diagnostics.add(location, message);
+        }
     }
 
     /// Checks the requirements for an interface that the daemon creates.
@@ -454,7 +468,7 @@ impl Fields {
                 direct => direct.values().unwrap_or_default(),
             },
             prefixes,
-            table: TableId(self.table.value().unwrap_or_else(|| table_of(position))),
+            table: TableId(self.table.value().unwrap_or_else(|| table::of_position(position))),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
             follows,
             tentative: Vec::new(),
@@ -466,6 +480,7 @@ impl Fields {
             carrier: carrier.unwrap_or_default(),
             remote,
             update,
+            deprecate_when_failing: self.deprecate_when_failing.value().unwrap_or_default(),
         };
         (Some((tunnel, locations)), self.diagnostics)
     }
@@ -474,25 +489,3 @@ impl Fields {
 /// The largest packet that fits into a datagram that AYIYA brokers accept, in bytes.
 #[expect(clippy::cast_possible_truncation, reason = "some 2,000")]
 const AYIYA_MTU: u32 = (LARGEST_BYTES - HEADER_BYTES) as u32;
-
-/// The routing table of the tunnel at this position, if the configuration does not name one: 200, 201, …
-/// without the tables of the system.
-pub(super) const fn table_of(position: u32) -> u32 {
-    let id = FIRST_TABLE + position;
-    if id < *SYSTEM_TABLES.start() {
-        id
-    } else {
-        id + 3
-    }
-}
-
-/// Whether it is a unicast address by which other hosts can reach this host: not unspecified, loopback,
-/// multicast, link-local or IPv4-mapped.
-fn is_unicast(address: Ipv6Addr) -> bool {
-    let first = address.segments()[0];
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || first & 0xffc0 == 0xfe80
-        || address.to_ipv4_mapped().is_some())
-}

@@ -123,6 +123,7 @@ impl Alerts {
                 About::Correction { .. }
                 | About::Tunnel { .. }
                 | About::Health { .. }
+                | About::Deprecation { .. }
                 | About::Problem { .. } => more,
             };
             self.report(alert);
@@ -158,6 +159,12 @@ impl Alerts {
             About::Health { tunnel, .. } => {
                 ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE, true)
             }
+            About::Deprecation { tunnel, .. } => (
+                "deprecation".to_owned(),
+                tunnel.clone(),
+                STATES_AT_ONCE,
+                true,
+            ),
             About::Problem { problem } => {
                 ("problem".to_owned(), stable_text(problem, &names), 1, false)
             }
@@ -175,6 +182,7 @@ impl Alerts {
         let needs_attention = match &alert.about {
             About::Tunnel { .. } => false,
             About::Health { health, .. } => *health != Health::Healthy,
+            About::Deprecation { deprecated, .. } => *deprecated,
             About::Leak(_) | About::Correction { .. } | About::Problem { .. } => true,
         };
         match needs_attention {

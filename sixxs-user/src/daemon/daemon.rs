@@ -26,7 +26,7 @@ use super::{
     readings::{Readings, echo_times},
     snapshot::{Snapshot, TunnelState},
     status, systemd,
-    tunnels::{AfterStop, Tunnels, detach_all, stop_all},
+    tunnels::{AfterStop, end_drivers},
 };
 use crate::{
     bpf::Kernel,
@@ -166,7 +166,7 @@ impl Daemon {
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at(self.health.due()),
+            health: at(self.health.due().into_iter().chain(enforcer.deprecator.due()).min()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
@@ -289,8 +289,11 @@ impl Daemon {
         let judged = self.snapshot().map(|snapshot| judge_all(&snapshot));
         if judged.is_err() {
             self.health.postpone(now);
+            self.enforcer_mut().deprecator.postpone(now);
         }
-        let reports = self.health.report(now, judged?);
+        let judged = judged?;
+        self.enforcer_mut().judged(&judged);
+        let reports = self.health.report(now, judged);
         self.enforcer_mut().raise(reports);
         Ok(())
     }
@@ -318,6 +321,7 @@ impl Daemon {
                 endpoints,
                 account: enforcer.intent.account_file(&name),
                 update: enforcer.updates.report(&name),
+                deprecated: enforcer.deprecator.deprecated(&name),
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
@@ -427,9 +431,14 @@ impl Daemon {
     }
 
     /// Ends drivers and tasks. Programs, rules and routes stay in place.
-    pub(super) async fn shut_down(self, sources: Sources, ending: Ending) -> anyhow::Result<End> {
+    pub(super) async fn shut_down(
+        mut self,
+        sources: Sources,
+        ending: Ending,
+    ) -> anyhow::Result<End> {
         info!("{}", ending.words());
         systemd::stopping()?;
+        self.enforcer_mut().undo_deprecation().await;
         let Operations {
             enforcer,
             stopped_sender,
@@ -465,31 +474,6 @@ impl Daemon {
         listeners.close().context("close the control socket")?;
         Ok(end)
     }
-}
-
-/// Ends all drivers, and waits for the tasks that are stopping others. Returns errors, as messages.
-async fn end_drivers(
-    tunnels: Tunnels,
-    stops_tunnels: bool,
-    mut stopped: mpsc::Receiver<AfterStop>,
-) -> Vec<String> {
-    let drivers = tunnels.into_drivers();
-    let ending = async {
-        match stops_tunnels {
-            true => stop_all(drivers).await,
-            false => detach_all(drivers).await,
-        }
-    };
-    let stopping = async {
-        let mut problems = Vec::new();
-        while let Some(after) = stopped.recv().await {
-            problems.extend(after.problems);
-        }
-        problems
-    };
-    let (mut problems, more) = tokio::join!(stopping, ending);
-    problems.extend(more);
-    problems
 }
 
 fn log_error(outcome: anyhow::Result<()>) {

@@ -4,7 +4,7 @@
 //! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks
+//! and [`health`] the health of tunnels, [`deprecator`] the addresses of links that fail, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks
 //! that report this host's address. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
 //! are functions of it.
 //!
@@ -39,6 +39,7 @@ mod control_groups;
     reason = "the composition beside its parts; the module around them has the same subject"
 )]
 mod daemon;
+mod deprecator;
 mod echo_health;
 mod endpoint_updates;
 mod enforcer;

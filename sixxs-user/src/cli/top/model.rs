@@ -322,8 +322,14 @@ fn urgency(about: &About) -> Urgency {
         About::Health {
             health: Health::Degraded,
             ..
+        }
+        | About::Deprecation {
+            deprecated: true, ..
         } => Urgency::Low,
-        About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => Urgency::None,
+        About::Tunnel { .. }
+        | About::Health { .. }
+        | About::Correction { .. }
+        | About::Deprecation { .. } => Urgency::None,
     }
 }
 
