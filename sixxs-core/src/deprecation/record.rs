@@ -110,11 +110,8 @@ impl Record {
 
     /// The deprecated addresses of a link.
     pub fn of_tunnel(&self, name: &IfName) -> impl Iterator<Item = Ipv6Addr> {
-        let is_its = move |(_, entry): &(_, &Entry)| entry.tunnel == *name;
-        self.0
-            .iter()
-            .filter(is_its)
-            .map(|((_, address), _)| *address)
+        let its = self.0.iter().filter(move |(_, entry)| entry.tunnel == *name);
+        its.map(|((_, address), _)| *address)
     }
 
     /// The entry of an address.
@@ -135,7 +132,7 @@ impl Record {
     /// The entries of addresses that a list lacks for the first time.
     pub(super) fn unlisted(&self, listed: &[ListedAddress]) -> Self {
         let listed: BTreeSet<_> = listed.iter().map(ListedAddress::key).collect();
-        let unlisted = self.0.iter().filter(|(key, _)| !listed.contains(key));
+        let unlisted = self.0.iter().filter(|(key, _)| !listed.contains(*key));
         let lacks_for_the_first_time = unlisted.filter(|(_, entry)| !entry.is_missing);
         let marked = lacks_for_the_first_time.map(|(key, entry)| {
             let entry = Entry {

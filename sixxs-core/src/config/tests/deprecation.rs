@@ -27,7 +27,7 @@ fn it_is_off_unless_it_is_asked_for() {
 #[test]
 fn it_needs_an_address() {
     let prefixes = "prefixes = [\"2001:db8:bb::/48\"]";
-    let message = "tunnel[1].deprecate_when_failing: expected only with an address on the interface, found prefixes \
+    let message = "link[1].deprecate_when_failing: expected only with an address on the interface, found prefixes \
                    alone; add address, or leave the key out";
     for addresses in ["", "address = []\n"] {
         let text = link(&format!("{addresses}{prefixes}\n{OPTION}"));
