@@ -26,7 +26,7 @@ mod reason;
 mod watch;
 
 pub use reason::Reason;
-pub use watch::Watch;
+pub use watch::{STABLE_TIME, Watch};
 
 /// How well a tunnel does its job, from good to bad.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

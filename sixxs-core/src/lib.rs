@@ -22,6 +22,7 @@
 //! * [`program_poll`] – how often detached programs are looked for
 //! * [`echo_health`] – evaluates echo pairing: whether a tunnel answers
 //! * [`outer_traffic`] – evaluates outer packets: where a silent tunnel is silent
+//! * [`deprecation`] – which addresses are deprecated because their link fails
 //! * [`correction_limiter`] – limits the reports of repeated corrections
 //! * [`alert_limiter`] – limits floods of alerts with one cause
 //! * [`cgroup_owner`] – finds the owner of a control group
@@ -39,6 +40,7 @@ pub mod cgroup_owner;
 pub mod change;
 pub mod config;
 pub mod correction_limiter;
+pub mod deprecation;
 pub mod diagnostics;
 pub mod doctor;
 pub mod echo_health;

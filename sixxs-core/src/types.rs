@@ -196,6 +196,17 @@ impl fmt::Display for Prefix {
     }
 }
 
+/// Whether it is a unicast address by which other hosts can reach this host: not unspecified, loopback,
+/// multicast, link-local or IPv4-mapped.
+#[must_use]
+pub fn is_unicast(address: Ipv6Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_unicast_link_local()
+        || address.to_ipv4_mapped().is_some())
+}
+
 /// An address with the length of its on-link prefix, in the usual notation: `2001:db8:b::2/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {

@@ -10,6 +10,7 @@ pub mod broker;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+mod deprecation;
 pub mod driver;
 mod hooks;
 pub mod host;

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     bpf,
     control::client,
+    deprecation,
     driver::SessionStore,
     host::files,
     host::namespace,
@@ -45,6 +46,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     let mut problems: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();
     // Continue after errors.
     for removed in [
+        deprecation::undo_all(&netlink, &paths.run_dir).await,
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
         netlink.remove_marked(&BTreeSet::new()).await,
         SessionStore::new(&paths.run_dir).remove_all(),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::chaos::fault::{Action, AttachPoint, Port};
 use sixxs_tests::chaos::plan::Step;
-use sixxs_tests::chaos::{Options, Variant, on_host, run};
+use sixxs_tests::chaos::{Length, Options, Variant, on_host, renumber, run};
 use sixxs_tests::lab::Spec;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
@@ -59,6 +59,17 @@ fn chaos_native() -> Result<()> {
         hook: Hook::Auto,
         uplink_is_named: true,
     })
+}
+
+/// A link gets one new address after the other.
+#[test]
+fn chaos_by_renumbering() -> Result<()> {
+    let _exclusive = exclusive();
+    let count = match Options::from_environment(USUAL)?.length {
+        Length::Faults(count) => count,
+        Length::Time(_) => 40,
+    };
+    renumber(&usual(), count)
 }
 
 /// Each check reports damage that a stopped daemon does not repair.

@@ -283,6 +283,8 @@ pub struct Tunnel {
     pub update: Option<EndpointUpdate>,
     /// How it is probed, if it has a section about that.
     pub probe: Option<Probe>,
+    /// Whether the addresses of its interface are deprecated while it fails.
+    pub deprecate_when_failing: bool,
 }
 
 /// What is to carry the packets of a 6in4 tunnel.

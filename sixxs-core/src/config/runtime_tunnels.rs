@@ -60,6 +60,7 @@ impl Config {
             former: Vec::new(),
             on_link: Vec::new(),
             probe: None,
+            deprecate_when_failing: false,
         };
         self.tunnels.push(tunnel.clone());
         Ok(tunnel)

@@ -4,6 +4,7 @@ use super::*;
 use crate::types::TableId;
 
 mod accounts;
+mod deprecation;
 mod endpoint_update;
 mod faults;
 mod group;

@@ -11,14 +11,14 @@ use super::{
     follows::OrAuto,
     kind, name_pattern, probe,
     section::{Field, List, Located, Section, SectionHeader},
-    sources::{PREFIXES, is_unicast, unusable_prefix},
+    sources::{PREFIXES, unusable_prefix},
     table::{check_table, table_of},
     update_path, wireguard,
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
     diagnostics::{Diagnostics, Location},
-    types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
+    types::{IfName, InterfaceAddress, Mtu, Prefix, TableId, is_unicast},
     wireguard::DEFAULT_MTU,
 };
 
@@ -35,6 +35,7 @@ const KEYS: &[&str] = &[
     "gateway",
     "update",
     "probe",
+    "deprecate_when_failing",
 ];
 
 const PREFIXES_OR_AUTO: &str = "IPv6 prefixes, such as 2001:db8:bb::/48, or \"auto\"";
@@ -71,6 +72,7 @@ pub(super) fn read(
         fields.check_beside_account();
     }
     fields.check_presence(kind.as_ref(), has_account || is_unread);
+    fields.check_deprecation(has_account || is_unread);
     match &kind {
         Some(kind) if kind.is_native() => fields.check_native(kind),
         _ => {}
@@ -100,6 +102,7 @@ struct Fields {
     table: Field<u32>,
     mtu: Field<u32>,
     gateway: Field<OrAuto<Ipv6Addr>>,
+    deprecate_when_failing: Field<bool>,
 }
 
 /// The values in a list, and where it has the word `auto`.
@@ -140,6 +143,7 @@ impl Fields {
             table: section.integer("table", 1..=u32::MAX),
             mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
             gateway: section.ipv6_or_auto("gateway"),
+            deprecate_when_failing: section.boolean("deprecate_when_failing"),
             // Last, because it reports all other keys as unknown.
             diagnostics: section.finish(&[KEYS, kind::KEYS, wireguard::KEYS].concat()),
         }
@@ -332,6 +336,23 @@ impl Fields {
             .add(&self.head.location("address"), message);
     }
 
+    /// Only addresses on the interface can be deprecated. `has_others`: the broker or a file has them.
+    fn check_deprecation(&mut self, has_others: bool) {
+        if let Some(Located {
+            value: true,
+            location,
+        }) = self.deprecate_when_failing.as_set()
+            && self.addresses.items().is_empty()
+            && !self.addresses.is_invalid()
+            && self.auto_addresses.is_none()
+            && !has_others
+        {
+            let message = "expected only with an address on the interface, found prefixes alone; add address, or leave the \
+                           key out";
+            self.diagnostics.add(location, message);
+        }
+    }
+
     /// Checks the requirements for an interface that the daemon creates.
     fn check_native(&mut self, kind: &Kind) {
         for Located { value, location } in self.addresses.items() {
@@ -462,6 +483,7 @@ impl Fields {
             remote,
             update,
             probe: None,
+            deprecate_when_failing: self.deprecate_when_failing.value().unwrap_or_default(),
         };
         (Some((tunnel, locations)), self.diagnostics)
     }

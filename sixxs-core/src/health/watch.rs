@@ -14,7 +14,7 @@ use super::{Health, Level, Reason};
 use crate::failure_tracker::REPAIR_TIME;
 
 /// Better health is reported when it has lasted this long.
-const STABLE_TIME: Duration = Duration::from_secs(5);
+pub const STABLE_TIME: Duration = Duration::from_secs(5);
 
 /// Watches the health of one tunnel.
 #[derive(Clone, Debug, Default)]

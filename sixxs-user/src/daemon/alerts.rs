@@ -124,6 +124,7 @@ impl Alerts {
                 | About::Tunnel { .. }
                 | About::Health { .. }
                 | About::Switch { .. }
+                | About::Deprecation { .. }
                 | About::Problem { .. } => more,
             };
             self.report(alert);
@@ -162,6 +163,12 @@ impl Alerts {
             About::Switch { group, .. } => {
                 ("switch".to_owned(), group.clone(), STATES_AT_ONCE, true)
             }
+            About::Deprecation { tunnel, .. } => (
+                "deprecation".to_owned(),
+                tunnel.clone(),
+                STATES_AT_ONCE,
+                true,
+            ),
             About::Problem { problem } => {
                 ("problem".to_owned(), stable_text(problem, &names), 1, false)
             }
@@ -179,6 +186,7 @@ impl Alerts {
         let needs_attention = match &alert.about {
             About::Tunnel { .. } => false,
             About::Health { health, .. } => *health != Health::Healthy,
+            About::Deprecation { deprecated, .. } => *deprecated,
             About::Leak(_)
             | About::Correction { .. }
             | About::Switch { .. }

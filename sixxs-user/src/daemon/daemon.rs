@@ -16,7 +16,7 @@ use super::{
     End,
     control_groups::{ControlGroups, add_sender},
     echo_health::EchoMonitors,
-    ending::{Ending, end_drivers},
+    ending::Ending,
     enforcer::{Enforcer, Urgency},
     event::{Deadlines, Event, Sources},
     health::{self, HealthMonitor, judge_all},
@@ -28,7 +28,7 @@ use super::{
     readings::{Readings, echo_times},
     snapshot::{Snapshot, TunnelState},
     status, systemd,
-    tunnels::AfterStop,
+    tunnels::{AfterStop, end_drivers},
 };
 use crate::{
     bpf::Kernel,
@@ -142,10 +142,14 @@ impl Daemon {
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at([self.health.due(), enforcer.intent.groups().due()]
-                .into_iter()
-                .flatten()
-                .min()),
+            health: at([
+                self.health.due(),
+                enforcer.intent.groups().due(),
+                enforcer.deprecator.due(),
+            ]
+            .into_iter()
+            .flatten()
+            .min()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
@@ -277,6 +281,7 @@ impl Daemon {
         let judged = self.snapshot().map(|snapshot| judge_all(&snapshot));
         if judged.is_err() {
             self.health.postpone(now);
+            self.enforcer_mut().deprecator.postpone(now);
         }
         let judged = judged?;
         let links = judged.iter();
@@ -288,6 +293,7 @@ impl Daemon {
             enforcer.run_round_or_report().await;
         }
         enforcer.raise(switches.iter().map(health::switched));
+        self.enforcer_mut().judged(&judged);
         let reports = self.health.report(now, judged);
         self.enforcer_mut().raise(reports);
         Ok(())
@@ -318,6 +324,7 @@ impl Daemon {
                 endpoints,
                 account: enforcer.intent.account_file(&name),
                 update: enforcer.updates.report(&name),
+                deprecated: enforcer.deprecator.deprecated(&name),
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
@@ -434,9 +441,14 @@ impl Daemon {
     }
 
     /// Ends drivers and tasks. Programs, rules and routes stay in place.
-    pub(super) async fn shut_down(self, sources: Sources, ending: Ending) -> anyhow::Result<End> {
+    pub(super) async fn shut_down(
+        mut self,
+        sources: Sources,
+        ending: Ending,
+    ) -> anyhow::Result<End> {
         info!("{}", ending.words());
         systemd::stopping()?;
+        self.enforcer_mut().undo_deprecation().await;
         let Operations {
             enforcer,
             stopped_sender,

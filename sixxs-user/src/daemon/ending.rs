@@ -1,8 +1,5 @@
-//! The end of the daemon: why it ends, and what that means for the tunnels.
+//! Why the daemon ends, and what that means for the tunnels.
 
-use tokio::sync::mpsc;
-
-use super::tunnels::{AfterStop, Tunnels, detach_all, stop_all};
 use crate::control::Quit;
 
 /// Why the daemon ends.
@@ -35,29 +32,4 @@ impl Ending {
             Self::Signal | Self::Request(_) => "ending; rules, routes and programs stay in place",
         }
     }
-}
-
-/// Ends all drivers, and waits for the tasks that are stopping others. Returns errors, as messages.
-pub(super) async fn end_drivers(
-    tunnels: Tunnels,
-    stops_tunnels: bool,
-    mut stopped: mpsc::Receiver<AfterStop>,
-) -> Vec<String> {
-    let drivers = tunnels.into_drivers();
-    let ending = async {
-        match stops_tunnels {
-            true => stop_all(drivers).await,
-            false => detach_all(drivers).await,
-        }
-    };
-    let stopping = async {
-        let mut problems = Vec::new();
-        while let Some(after) = stopped.recv().await {
-            problems.extend(after.problems);
-        }
-        problems
-    };
-    let (mut problems, more) = tokio::join!(stopping, ending);
-    problems.extend(more);
-    problems
 }

@@ -3,16 +3,23 @@
 //! Composes the intent, the drivers, the endpoint updates, the probes, the reconciler, the tamper log, the problems and the alerts. Must not know
 //! requests, leaks or health.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
-    program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter, tunnel::State, types::IfName,
+    health::Health, program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter, tunnel::State,
+    types::IfName,
 };
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{
     alerts::Alerts,
+    deprecator::{Deprecator, Intended},
     endpoint_updates::EndpointUpdates,
     intent::Intent,
     listeners::Listeners,
@@ -54,6 +61,7 @@ pub(super) struct Enforcer {
     pub(super) updates: EndpointUpdates,
     pub(super) probes: Probes,
     pub(super) tamper_log: TamperLog,
+    pub(super) deprecator: Deprecator,
     watcher: Arc<Watcher>,
     limiter: ReconcileLimiter,
     program_poll: ProgramPoll,
@@ -94,6 +102,7 @@ impl Enforcer {
             paths,
         } = parts;
         Self {
+            deprecator: Deprecator::new(&paths.run_dir),
             paths,
             started: Instant::now(),
             intent,
@@ -249,6 +258,7 @@ impl Enforcer {
         let is_up = |name: &IfName| tunnels.view(name, links.by_name(name)).state == State::Up;
         self.probes.follow(self.intent.effective(), is_up);
         problems.extend(self.repair().await);
+        problems.extend(self.deprecate().await);
         problems.extend(self.lasting_problems());
         self.set_problems(problems);
         let changes = self.tunnels.take_changes(self.reconciler.links());
@@ -285,6 +295,40 @@ impl Enforcer {
         let mut problems = round.problems;
         problems.extend(exported.err().map(|error| format!("{error:#}")));
         problems
+    }
+
+    /// Deprecates the addresses of links that fail, and puts back what other links had. Returns problems.
+    async fn deprecate(&mut self) -> Vec<String> {
+        let (netlink, links) = self.reconciler.netlink_and_links();
+        let intended = Intended {
+            config: self.intent.effective(),
+            started: &self.tunnels.started(),
+        };
+        let done = self.deprecator.run(netlink, intended, links).await;
+        self.raise(done.alerts);
+        done.problems
+    }
+
+    /// Takes the present health of all tunnels, and requests a round if other links fail than before.
+    pub(super) fn judged(&mut self, health: &BTreeMap<IfName, Health>) {
+        let now = self.now();
+        let intended = Intended {
+            config: self.intent.effective(),
+            started: &self.tunnels.started(),
+        };
+        if self.deprecator.judge(now, intended, health) {
+            self.schedule(Urgency::Paced);
+        }
+    }
+
+    /// Puts back the lifetimes of all addresses that are deprecated: nobody watches the links any more.
+    pub(super) async fn undo_deprecation(&mut self) {
+        let (netlink, _) = self.reconciler.netlink_and_links();
+        let done = self.deprecator.undo(netlink).await;
+        self.raise(done.alerts);
+        for problem in done.problems {
+            warn!("{problem}");
+        }
     }
 
     /// What drivers have restored.

@@ -59,6 +59,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         },
         account: None,
         update: None,
+        deprecated: Vec::new(),
         echo_health: EchoHealth::Fine,
         unanswered_in_a_row: 0,
         leaks: None,

@@ -4,8 +4,9 @@
 //! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`groups`] which link carries the prefixes of a group, [`alerts`], [`problems`],
-//! [`reload`]. [`endpoint_updates`] owns the tasks that report this host's address, [`probes`] those that probe links. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
+//! and [`health`] the health of tunnels, [`groups`] which link carries the prefixes of a group, [`deprecator`] the
+//! addresses of links that fail, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks that report this
+//! host's address, [`probes`] those that probe links. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
 //! are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
@@ -40,6 +41,7 @@ mod control_groups;
     reason = "the composition beside its parts; the module around them has the same subject"
 )]
 mod daemon;
+mod deprecator;
 mod echo_health;
 mod ending;
 mod endpoint_updates;

@@ -87,7 +87,8 @@ impl Probes {
 
 /// The path and the limits of a link's probes; `None`: it is not probed, or it has no address.
 fn wish(config: &Config, tunnel: &Tunnel) -> Option<(ProbePath, Probe)> {
-    let limits = tunnel.probe_if(config.is_in_group(&tunnel.name))?;
+    let is_needed = tunnel.deprecate_when_failing || config.is_in_group(&tunnel.name);
+    let limits = tunnel.probe_if(is_needed)?;
     let path = ProbePath {
         source: tunnel.addresses.first()?.address,
         target: tunnel.probe_target()?,
@@ -109,6 +110,20 @@ mod tests {
              check_target = \"2001:db8:f::1\"\n{more}"
         );
         config::parse("test", &text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_link_whose_addresses_depend_on_it_is_probed() {
+        let (finished, _receiver) = mpsc::channel(WAITING);
+        let mut probes = Probes::new(finished);
+        let mut config = config("");
+        config.tunnels[0].deprecate_when_failing = true;
+        probes.follow(&config, |_| true);
+        let he = &config.tunnels[0].name;
+        assert!(probes.summary(he).is_some());
+        config.tunnels[0].check_target = None;
+        probes.follow(&config, |_| true);
+        assert_eq!(probes.summary(he), None, "nothing answers");
     }
 
     #[tokio::test]

@@ -141,6 +141,11 @@ impl Reconciler {
         &mut self.netlink
     }
 
+    /// The connection to netlink, and interfaces as of the last scan.
+    pub(super) const fn netlink_and_links(&self) -> (&Netlink, &Links) {
+        (&self.netlink, &self.routes.observed().links)
+    }
+
     /// Foreign policy rules, as of the last scan.
     pub(super) fn foreign_rules(&self) -> &[PolicyRule] {
         self.netlink.foreign_rules()

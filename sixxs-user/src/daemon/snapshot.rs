@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
     time::Duration,
 };
 
@@ -77,6 +78,8 @@ pub(super) struct TunnelState {
     pub(super) unanswered_in_a_row: u64,
     /// Its endpoint updates, if it has any.
     pub(super) update: Option<Report>,
+    /// Its addresses that sixxs has deprecated, because it fails.
+    pub(super) deprecated: Vec<Ipv6Addr>,
     /// The treatment of its packets that leak at present.
     pub(super) leaks: Option<Treatment>,
     /// The endpoints whose packets are counted for it.

@@ -93,6 +93,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         wireguard: by_wireguard.map(|view| wireguard(view, snapshot.since_boot)),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
+        deprecated: known.deprecated.clone(),
         prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),
         peer: tunnel.peer,
         check_target: tunnel.check_target,

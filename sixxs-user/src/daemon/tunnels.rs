@@ -320,7 +320,7 @@ impl Tunnels {
     }
 
     /// The drivers of all tunnels, at the end.
-    pub(super) fn into_drivers(self) -> Vec<(IfName, Driver)> {
+    fn into_drivers(self) -> Vec<(IfName, Driver)> {
         let tunnels = self.0.into_iter();
         let drivers = tunnels.filter_map(|(name, tunnel)| Some((name, tunnel.driver?)));
         drivers.collect()
@@ -340,13 +340,38 @@ pub(super) fn stop_in_task(
     });
 }
 
+/// Ends all drivers, and waits for the tasks that are stopping others. Returns errors, as messages.
+pub(super) async fn end_drivers(
+    tunnels: Tunnels,
+    stops_tunnels: bool,
+    mut stopped: mpsc::Receiver<AfterStop>,
+) -> Vec<String> {
+    let drivers = tunnels.into_drivers();
+    let ending = async {
+        match stops_tunnels {
+            true => stop_all(drivers).await,
+            false => detach_all(drivers).await,
+        }
+    };
+    let stopping = async {
+        let mut problems = Vec::new();
+        while let Some(after) = stopped.recv().await {
+            problems.extend(after.problems);
+        }
+        problems
+    };
+    let (mut problems, more) = tokio::join!(stopping, ending);
+    problems.extend(more);
+    problems
+}
+
 /// Stops drivers, all at once; returns errors.
-pub(super) async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
+async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
     end_all(drivers, "stop", Driver::stop).await
 }
 
 /// Lets drivers end without stopping their tunnels; returns errors.
-pub(super) async fn detach_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
+async fn detach_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
     end_all(drivers, "leave", Driver::detach).await
 }
 

@@ -82,7 +82,8 @@ impl Netlink {
     }
 }
 
-fn parse_address(message: &AddressMessage) -> Option<SeenAddress> {
+/// The address in a message of the kernel.
+pub(super) fn parse_address(message: &AddressMessage) -> Option<SeenAddress> {
     let (mut local, mut other) = (None, None);
     let mut flags = None;
     for attribute in &message.attributes {

@@ -11,6 +11,7 @@ mod far_end;
 mod features;
 mod foreign_routes;
 mod generic;
+mod lifetimes;
 mod link_facts;
 mod link_kinds;
 mod link_type;

@@ -144,6 +144,8 @@ pub enum Action {
     Forge(usize),
     /// Add a route in another table that makes an interface an exit, wait until it is guarded, remove it.
     Exit,
+    /// Replace the address of a link that the daemon follows, wait until both addresses are guarded, send from them.
+    Renumber,
     /// Continue the daemon (SIGCONT).
     Thaw,
     /// Set its clock to this number of seconds from the machine's.

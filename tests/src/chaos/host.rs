@@ -15,6 +15,7 @@ use super::loss_account::{Counts, Filter, LossAccount};
 use super::monotonic_counters::{Counters, MonotonicCounters};
 use super::plan::Step;
 use super::programs::Programs;
+use super::renumbering::Renumbering;
 use super::run_log::RunLog;
 use super::traffic::{MARKS, Traffic};
 use crate::lab::{Lab, Tunnel};
@@ -66,6 +67,8 @@ pub struct Host<'a> {
     /// Whether it may not be ready yet. A daemon that starts holds no link or map of its own.
     pub(super) starting: bool,
     pub(super) programs: Programs,
+    /// A link that the daemon follows; none with native tunnels.
+    pub(super) renumbering: Option<Renumbering>,
     traffic: Traffic,
     initial: HostSnapshot,
     maps: BTreeSet<String>,
@@ -94,6 +97,10 @@ impl<'a> Host<'a> {
         let mut ip = std::process::Command::new("ip");
         ip.args(["-6", "-n", host.name(), "-batch", "-"]);
         shell::capture_with_input(&mut ip, &others)?;
+        let renumbering = match native {
+            true => None,
+            false => Some(Renumbering::create(lab)?),
+        };
         let daemon = program.start_as(program.command(&clock::MOVABLE))?;
         let programs = Programs::new(host, clsact, native, lab.paths().pins())?;
         let is_up = |status: &status::Status| status.healthy;
@@ -107,6 +114,7 @@ impl<'a> Host<'a> {
             daemon: Some(daemon),
             starting: false,
             programs,
+            renumbering,
             traffic: Traffic::start(lab)?,
             losses: LossAccount::new(clsact),
             counters: MonotonicCounters::default(),
@@ -235,7 +243,8 @@ impl<'a> Host<'a> {
         problems.extend(uplinks.map(|uplink| format!("{uplink:?}")));
         // An exit stays guarded for some seconds after its route is gone.
         let lasting = status.uplinks.iter().filter(|u| u.name != exit::EXIT);
-        if !status.works() || status.tunnels.len() != 2 || lasting.count() != 1 {
+        let tunnels = self.lab.tunnels().len() + usize::from(self.renumbering.is_some());
+        if !status.works() || status.tunnels.len() != tunnels || lasting.count() != 1 {
             let screen = self.program.run(&["status"])?;
             problems.push(screen.stdout);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
+use super::renumbering::NETWORK;
 use crate::lab::netns::Namespace;
 
 /// Rules, routes and addresses, one per line.
@@ -39,9 +40,10 @@ impl HostSnapshot {
 }
 
 /// Link-local addresses and their routes contain random numbers or MAC addresses, and multicast routes come
-/// with them.
+/// with them. Other addresses are replaced on purpose.
 fn is_stable(line: &str) -> bool {
-    !line.contains("fe80:") && !line.contains("ff00::/8")
+    let changing = ["fe80:", "ff00::/8", NETWORK];
+    !changing.iter().any(|part| line.contains(part))
 }
 
 fn plain(line: &str) -> String {

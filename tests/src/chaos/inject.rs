@@ -80,6 +80,7 @@ impl Host<'_> {
             Action::Flood => self.flood()?,
             Action::Forge(number) => self.forge(number)?,
             Action::Exit => self.exit()?,
+            Action::Renumber => self.renumber()?,
             Action::Thaw => self.signal(Signal::SIGCONT)?,
             Action::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
             Action::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
@@ -178,6 +179,11 @@ impl Host<'_> {
     fn exit(&mut self) -> Result<()> {
         exit::add_and_remove(self.lab, self.program, &self.log, (REPAIRED, QUIET))?;
         Ok(())
+    }
+
+    fn renumber(&mut self) -> Result<()> {
+        let link = self.renumbering.as_mut().context("a link is followed")?;
+        link.renumber(self.lab, &self.log, REPAIRED)
     }
 
     fn change_carrier(&mut self) -> Result<()> {

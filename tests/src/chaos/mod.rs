@@ -20,6 +20,7 @@ pub mod monitor;
 pub mod monotonic_counters;
 pub mod plan;
 pub mod programs;
+mod renumbering;
 pub mod run_log;
 pub mod traffic;
 
@@ -33,10 +34,11 @@ use crate::lab::topology::{ROUTER_SYSCTLS, TUNNELS, TunnelPlan};
 use crate::lab::{Lab, Spec};
 use crate::probe::service::Services;
 use crate::program::{Hook, Program};
+use fault::Action;
 use footprint::Footprint;
 use host::Host;
 use monitor::Monitor;
-use plan::{Plan, Scope};
+use plan::{Plan, Scope, Step};
 use run_log::RunLog;
 
 /// Limit for the restoration of all pins after a round of the daemon.
@@ -148,6 +150,10 @@ pub fn on_host(
         });
         config = config.replacen(&line, &format!("{line}{prefix}"), 1);
     }
+    let native = variant.spec.brokers.is_some();
+    if !native {
+        config += renumbering::CONFIG;
+    }
     lab.write_config(&config)?;
     // The host forwards packets to the prefix.
     lab.host().sysctl(ROUTER_SYSCTLS)?;
@@ -156,12 +162,12 @@ pub fn on_host(
     let _outside_services = Services::start(lab.outside(), &[])?;
     let _host_services = Services::start(lab.host(), &addresses)?;
     let log = RunLog::default();
-    let native = variant.spec.brokers.is_some();
     let clsact = variant.hook == Hook::Clsact || !crate::kernel::has_tcx()?;
     let plan = Scope {
         clsact,
         native,
         finds_exits: !variant.uplink_is_named,
+        renumbers: !native,
         one_daemon: false,
     };
     std::thread::scope(|scope| {
@@ -173,6 +179,32 @@ pub fn on_host(
             return worked.with_context(|| format!("{log}{described}"));
         }
         host.end()
+    })
+}
+
+/// Replaces the address of a link this many times, while traffic runs and without another fault.
+pub fn renumber(variant: &Variant, count: u64) -> Result<()> {
+    on_host(variant, |host, log, _| {
+        let mut early = None;
+        for number in 1..=count {
+            host.apply(&[Step {
+                pause: Duration::ZERO,
+                action: Action::Renumber,
+            }])?;
+            if number == count.div_ceil(10) {
+                host.wait_until_repaired()?;
+                early = Some(host.footprint()?);
+            }
+            if number % PROGRESS == 0 {
+                host.wait_until_repaired()?;
+            }
+        }
+        host.wait_until_repaired()?;
+        let early = early.context("at least one")?;
+        let late = host.wait_until_footprint_within(&early)?;
+        let seconds = log.elapsed().as_secs();
+        println!("{count} new addresses in {seconds} s; {early}, then {late}");
+        Ok(())
     })
 }
 

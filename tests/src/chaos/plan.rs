@@ -15,6 +15,8 @@ pub struct Scope {
     pub native: bool,
     /// Whether the daemon detects exits: the configuration does not name the uplinks.
     pub finds_exits: bool,
+    /// Whether there is a link whose addresses the daemon follows.
+    pub renumbers: bool,
     /// Whether one daemon runs from beginning to end.
     pub one_daemon: bool,
 }
@@ -154,7 +156,7 @@ impl Plan {
         let tunnel = self.random.below(2);
         let place = self.choose(&AttachPoint::ALL);
         let port = self.choose(&Port::ALL);
-        match self.random.below(30) {
+        match self.random.below(32) {
             0 | 1 => Action::FlushRules,
             2 => Action::DeleteRule(self.random.below(100)),
             3 | 4 => Action::DeleteRoute(self.random.below(100)),
@@ -178,6 +180,7 @@ impl Plan {
             26 => Action::Exit,
             27 => Action::Carrier,
             28 => Action::Xdp(self.random.percent(50.0)),
+            29 | 30 => Action::Renumber,
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
                 self.slept += seconds;
@@ -220,6 +223,8 @@ impl Plan {
             Action::Wall(_) => runs,
             // Only a running daemon guards the exit.
             Action::Exit => self.scope.finds_exits && self.daemon == Daemon::Runs,
+            // Only a running daemon follows it.
+            Action::Renumber => self.scope.renumbers && self.daemon == Daemon::Runs,
             // The brokers do not sleep, and would count too many connects.
             Action::Sleep(_) => runs && !self.scope.native,
             // A daemon that starts ends with an error if it cannot pin its maps.
@@ -254,10 +259,11 @@ mod tests {
     use super::*;
 
     fn scopes() -> impl Strategy<Value = Scope> {
-        any::<[bool; 4]>().prop_map(|[clsact, native, finds_exits, one_daemon]| Scope {
+        any::<[bool; 5]>().prop_map(|[clsact, native, finds_exits, renumbers, one_daemon]| Scope {
             clsact,
             native,
             finds_exits,
+            renumbers,
             one_daemon,
         })
     }
@@ -292,7 +298,8 @@ mod tests {
                 | Action::Carrier
                 | Action::Wall(_)
                 | Action::Sleep(_)
-                | Action::Exit => {
+                | Action::Exit
+                | Action::Renumber => {
                     assert!(!self.dead && !self.frozen);
                 }
                 Action::Take(port, loss) => {
@@ -346,6 +353,7 @@ mod tests {
                 clsact,
                 native,
                 finds_exits: true,
+                renumbers: !native,
                 one_daemon: false,
             };
             let mut plan = Plan::new(1, scope);
@@ -359,6 +367,7 @@ mod tests {
         let (links, filters) = (kinds(false, false), kinds(true, false));
         let native = kinds(false, true);
         assert!(native.contains("Carrier") && native.contains("Xdp"));
+        assert!(!native.contains("Renumber"));
         assert!(links.contains("DeleteLinkPin") && !links.contains("DeleteQdisc"));
         assert!(filters.contains("DeleteQdisc") && !filters.contains("DeleteLinkPin"));
         for kind in [
@@ -379,6 +388,7 @@ mod tests {
             "Flood",
             "Forge",
             "Exit",
+            "Renumber",
             "Thaw",
             "Wall",
             "Sleep",

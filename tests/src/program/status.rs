@@ -70,6 +70,8 @@ pub struct Tunnel {
     pub interface: Option<String>,
     pub ifindex: Option<u32>,
     pub addresses: Vec<String>,
+    #[serde(default)]
+    pub deprecated: Vec<String>,
     pub prefixes: Vec<String>,
     pub table: u32,
     pub mtu: Option<u32>,

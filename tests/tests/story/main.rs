@@ -40,6 +40,7 @@ mod command_tunnel;
 mod config_changed;
 mod control_socket;
 mod delegated_prefixes;
+mod deprecation;
 mod doctor;
 mod doctor_traps;
 mod down;

@@ -137,7 +137,7 @@ struct Chaos {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Only these kinds of host.
-    #[arg(value_name = "KIND", value_parser = ["tcx", "clsact", "native"])]
+    #[arg(value_name = "KIND", value_parser = ["tcx", "clsact", "native", "renumbering"])]
     kinds: Vec<String>,
 }
 

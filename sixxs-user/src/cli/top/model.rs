@@ -323,8 +323,14 @@ fn urgency(about: &About) -> Urgency {
             health: Health::Degraded,
             ..
         }
-        | About::Switch { .. } => Urgency::Low,
-        About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => Urgency::None,
+        | About::Switch { .. }
+        | About::Deprecation {
+            deprecated: true, ..
+        } => Urgency::Low,
+        About::Tunnel { .. }
+        | About::Health { .. }
+        | About::Correction { .. }
+        | About::Deprecation { .. } => Urgency::None,
     }
 }
 

@@ -67,6 +67,17 @@ pub enum About {
         /// The reason, with the link that it is about.
         reason: String,
     },
+    /// Addresses of a tunnel were deprecated because it fails, or are preferred again.
+    Deprecation {
+        /// The tunnel.
+        tunnel: String,
+        /// Whether they are deprecated now.
+        deprecated: bool,
+        /// The addresses.
+        addresses: Vec<Ipv6Addr>,
+        /// The reason.
+        reason: String,
+    },
     /// A problem.
     Problem {
         /// The error, and what to do.

@@ -93,6 +93,9 @@ pub struct Tunnel {
     pub ifindex: Option<u32>,
     /// Its addresses.
     pub addresses: Vec<Ipv6Addr>,
+    /// Addresses of its interface that are deprecated because it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deprecated: Vec<Ipv6Addr>,
     /// Prefixes that are routed through it.
     pub prefixes: Vec<String>,
     /// The address of its far end.

@@ -1,5 +1,7 @@
 //! Alerts as text.
 
+use std::net::Ipv6Addr;
+
 use super::numbers::counted;
 use crate::control::api::{About, Alert, Leak, Treatment};
 
@@ -50,7 +52,32 @@ fn about(about: &About) -> String {
             to,
             reason,
         } => format!("{group}: {to} carries its prefixes instead of {from}; {reason}"),
+        About::Deprecation {
+            tunnel,
+            deprecated,
+            addresses,
+            reason,
+        } => {
+            let addresses = first_addresses(addresses);
+            match deprecated {
+                true => format!("{tunnel}: deprecated {addresses}: {reason}"),
+                false => format!("{tunnel}: preferred again: {addresses}: {reason}"),
+            }
+        }
         About::Problem { problem } => format!("problem: {problem}"),
+    }
+}
+
+/// The maximum number of addresses in the line of an alert. The JSON has all.
+const MAX_ADDRESSES: usize = 4;
+
+fn first_addresses(addresses: &[Ipv6Addr]) -> String {
+    let named = addresses.iter().take(MAX_ADDRESSES);
+    let named: Vec<_> = named.map(ToString::to_string).collect();
+    let named = named.join(", ");
+    match addresses.len().saturating_sub(MAX_ADDRESSES) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 
@@ -120,6 +147,24 @@ fn sender(leak: &Leak) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deprecation_names_the_first_addresses() {
+        let shown = |deprecated, count: u16| {
+            let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, last);
+            about(&About::Deprecation {
+                tunnel: "dsl0".into(),
+                deprecated,
+                addresses: (1..=count).map(address).collect(),
+                reason: "why".into(),
+            })
+        };
+        assert_eq!(shown(true, 1), "dsl0: deprecated 2001:db8:a::1: why");
+        assert_eq!(
+            shown(false, 6),
+            "dsl0: preferred again: 2001:db8:a::1, 2001:db8:a::2, 2001:db8:a::3, 2001:db8:a::4 and 2 more: why"
+        );
+    }
 
     #[test]
     fn a_leak_names_its_sender() {

@@ -149,7 +149,14 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
 
 /// The addresses and prefixes of a tunnel.
 fn sources(tunnel: &Tunnel) -> String {
-    let addresses = tunnel.addresses.iter().map(ToString::to_string);
+    let addresses =
+        tunnel
+            .addresses
+            .iter()
+            .map(|address| match tunnel.deprecated.contains(address) {
+                true => format!("{address} (deprecated)"),
+                false => address.to_string(),
+            });
     let sources: Vec<_> = addresses.chain(tunnel.prefixes.iter().cloned()).collect();
     let more = sources.len().saturating_sub(MAX_SOURCES);
     let named = sources[..sources.len() - more].join(", ");
@@ -384,6 +391,23 @@ mod tests {
         assert_eq!(
             shown(Some(7.0), &[Some(7.0), None]),
             "7.0 s ago (1 of 2 peers)"
+        );
+    }
+
+    #[test]
+    fn deprecated_addresses_are_marked() {
+        let tunnel = serde_json::json!({"name": "dsl0", "kind": "interface", "state": "up",
+            "addresses": ["2001:db8:a::2", "2001:db8:a::3"], "deprecated": ["2001:db8:a::3"],
+            "prefixes": ["2001:db8:aa::/48"], "peer": null, "check_target": null, "ifindex": 3,
+            "table": 200, "mtu": 1500, "routing": "in_place", "program": "attached",
+            "packets": {"in": 0, "out": 0}, "bytes": {"in": 0, "out": 0},
+            "echo": {"requests_in": 0, "replies_out": 0, "requests_out": 0, "replies_in": 0,
+                "last_request_in_seconds_ago": null, "last_reply_out_seconds_ago": null},
+            "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}, "strays": 0});
+        let tunnel: Tunnel = serde_json::from_value(tunnel).unwrap();
+        assert_eq!(
+            sources(&tunnel),
+            "2001:db8:a::2, 2001:db8:a::3 (deprecated), 2001:db8:aa::/48"
         );
     }
 

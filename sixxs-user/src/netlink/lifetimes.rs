@@ -1,0 +1,221 @@
+//! Lifetimes of IPv6 addresses.
+
+use anyhow::Context as _;
+use rtnetlink::{
+    packet_core::{NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
+    },
+};
+use sixxs_core::deprecation::{Lifetime, ListedAddress};
+
+use super::{DUMP, Netlink, RequestError, addresses::parse_address};
+
+/// Flags that a change of an address has to repeat. The kernel clears them before, and ignores other flags; those that
+/// only it may set stay (`inet6_addr_modify` and `inet6_rtm_newaddr`, the same from Linux 6.1 to 6.18).
+const REPEATED: AddressFlags = AddressFlags::Nodad
+    .union(AddressFlags::Homeaddress)
+    .union(AddressFlags::Managetempaddr)
+    .union(AddressFlags::Noprefixroute)
+    .union(AddressFlags::Mcautojoin);
+
+impl Netlink {
+    /// All IPv6 addresses with their lifetimes.
+    pub async fn listed_addresses(&self) -> anyhow::Result<Vec<ListedAddress>> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self
+            .request(RouteNetlinkMessage::GetAddress(request), DUMP)
+            .await
+            .context("list the IPv6 addresses")?;
+        Ok(messages(answers)
+            .filter_map(|found| listed(&found))
+            .collect())
+    }
+
+    /// Sets the preferred lifetime of an address; nothing else about the address or its routes changes. Returns whether it
+    /// was set: it is not if the address is gone, or its lifetimes have been set since it was listed.
+    pub async fn set_preferred(
+        &self,
+        address: &ListedAddress,
+        preferred: Lifetime,
+    ) -> anyhow::Result<bool> {
+        // The kernel would add a missing address, also without NLM_F_CREATE. So it is queried first.
+        let Some(present) = self.address(address).await? else {
+            return Ok(false);
+        };
+        let is_same = listed(&present)
+            .is_some_and(|now| (now.created, now.changed) == (address.created, address.changed));
+        if !is_same {
+            return Ok(false);
+        }
+        let change = RouteNetlinkMessage::NewAddress(with_preferred(present, preferred));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+        match self.request(change, flags).await {
+            Err(error) if is_gone(&error) => Ok(false),
+            outcome => {
+                outcome?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The kernel's present message about an address; `None` if it is gone.
+    async fn address(&self, address: &ListedAddress) -> anyhow::Result<Option<AddressMessage>> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        request.header.index = address.index.0;
+        request.attributes = vec![AddressAttribute::Address(address.address.into())];
+        let request = RouteNetlinkMessage::GetAddress(request);
+        match self.request(request, NLM_F_REQUEST).await {
+            Err(error) if is_gone(&error) => Ok(None),
+            answers => Ok(messages(answers.context("look an IPv6 address up")?).next()),
+        }
+    }
+}
+
+fn messages(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = AddressMessage> {
+    answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) => Some(message),
+        _ => None,
+    })
+}
+
+/// Whether the address or its interface does not exist any more.
+fn is_gone(error: &RequestError) -> bool {
+    let RequestError::Kernel(error) = error else {
+        return false;
+    };
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENXIO)
+    )
+}
+
+fn listed(message: &AddressMessage) -> Option<ListedAddress> {
+    let seen = parse_address(message)?;
+    let info = cache_info(message)?;
+    Some(ListedAddress {
+        index: seen.index,
+        address: seen.address,
+        preferred: Lifetime::from_kernel(info.ifa_preferred),
+        valid: Lifetime::from_kernel(info.ifa_valid),
+        created: info.cstamp,
+        changed: info.tstamp,
+        is_usable: seen.unusable().is_none(),
+        // In IPv6 this bit means IFA_F_TEMPORARY.
+        is_temporary: flags(message).contains(AddressFlags::Secondary),
+    })
+}
+
+fn cache_info(message: &AddressMessage) -> Option<CacheInfo> {
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        AddressAttribute::CacheInfo(info) => Some(*info),
+        _ => None,
+    })
+}
+
+fn flags(message: &AddressMessage) -> AddressFlags {
+    let mut attributes = message.attributes.iter();
+    let flags = attributes.find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    flags.unwrap_or(AddressFlags::empty())
+}
+
+/// The message that sets another preferred lifetime. It repeats what the kernel would otherwise clear: flags, origin
+/// (IFA_PROTO), peer. The valid lifetime is what is left of it.
+///
+/// The flag `noprefixroute` makes the kernel leave the prefix route alone. For an address whose valid lifetime ends, it is
+/// set and stays, and has no other effect: without it, the kernel adds a route for the prefix, also where a router has
+/// advertised that the prefix is not on the link, and the present route does not belong to the router advertisements any
+/// more. An address without an end keeps the flag as it is, since the kernel would remove its route.
+fn with_preferred(mut message: AddressMessage, preferred: Lifetime) -> AddressMessage {
+    let present = flags(&message);
+    let mut repeated = present & REPEATED;
+    if !present.contains(AddressFlags::Permanent) {
+        repeated |= AddressFlags::Noprefixroute;
+    }
+    let mut lifetimes = CacheInfo::default();
+    lifetimes.ifa_valid = cache_info(&message).map_or(u32::MAX, |info| info.ifa_valid);
+    lifetimes.ifa_preferred = preferred.to_kernel().min(lifetimes.ifa_valid);
+    message.header.flags = AddressHeaderFlags::empty();
+    message.attributes.retain(|attribute| {
+        matches!(
+            attribute,
+            AddressAttribute::Local(_)
+                | AddressAttribute::Address(_)
+                | AddressAttribute::RoutePriority(_)
+                | AddressAttribute::Protocol(_)
+        )
+    });
+    message.attributes.extend([
+        AddressAttribute::Flags(repeated),
+        AddressAttribute::CacheInfo(lifetimes),
+    ]);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::address::AddressProtocol;
+
+    use super::*;
+
+    fn message(flags: AddressFlags, preferred: u32, valid: u32) -> AddressMessage {
+        let mut info = CacheInfo::default();
+        (info.ifa_preferred, info.ifa_valid) = (preferred, valid);
+        (info.cstamp, info.tstamp) = (7, 8);
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.index = 3;
+        message.header.prefix_len = 64;
+        message.header.flags = AddressHeaderFlags::Permanent;
+        message.attributes = vec![
+            AddressAttribute::Local("2001:db8:a::2".parse().unwrap()),
+            AddressAttribute::Address("2001:db8:a::1".parse().unwrap()),
+            AddressAttribute::RoutePriority(77),
+            AddressAttribute::CacheInfo(info),
+            AddressAttribute::Flags(flags),
+            AddressAttribute::Protocol(AddressProtocol::Other(99)),
+        ];
+        message
+    }
+
+    #[test]
+    fn an_address_is_listed_with_its_times() {
+        let all = AddressFlags::Secondary | AddressFlags::Tentative;
+        let found = listed(&message(all, 300, u32::MAX)).unwrap();
+        assert_eq!(found.address.to_string(), "2001:db8:a::2");
+        assert_eq!((found.index.0, found.created, found.changed), (3, 7, 8));
+        assert_eq!(found.preferred, Lifetime::Seconds(300));
+        assert_eq!(found.valid, Lifetime::Forever);
+        assert!(found.is_temporary && !found.is_usable);
+        let plain = listed(&message(AddressFlags::Permanent, 0, 5)).unwrap();
+        assert!(!plain.is_temporary && plain.is_usable);
+    }
+
+    #[test]
+    fn a_change_repeats_what_the_kernel_would_clear() {
+        let own = AddressFlags::Permanent | AddressFlags::StablePrivacy;
+        let kept = AddressFlags::Nodad | AddressFlags::Managetempaddr;
+        let change = |flags, valid, preferred| {
+            let change = with_preferred(message(flags, 300, valid), preferred);
+            let info = cache_info(&change).unwrap();
+            assert_eq!(change.attributes.len(), 6, "{change:?}");
+            assert_eq!(change.header.flags, AddressHeaderFlags::empty());
+            (super::flags(&change), info.ifa_preferred, info.ifa_valid)
+        };
+        let forever = Lifetime::Forever;
+        let permanent = change(own | kept, u32::MAX, Lifetime::OVER);
+        assert_eq!(permanent, (kept, 0, u32::MAX));
+        let no_route = AddressFlags::Noprefixroute;
+        assert_eq!(change(own | no_route, u32::MAX, forever).0, no_route);
+        // The route of an address with an end is left alone, and preferred is never longer than valid.
+        let ends = change(kept, 600, forever);
+        assert_eq!(ends, (kept | no_route, 600, 600));
+    }
+}
