@@ -14,6 +14,7 @@
 mod account;
 mod alerting;
 mod broker_overlay;
+mod check_source;
 mod cross_check;
 mod endpoint_update;
 mod followed;

@@ -6,6 +6,7 @@ use super::{
     CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, RemoteEndpoint, RuleMode, Tunnel,
     WireGuard,
     account::Includes,
+    check_source,
     cross_check::Locations,
     endpoint_update,
     follows::OrAuto,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
     diagnostics::{Diagnostics, Location},
-    types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
+    types::{IfName, InterfaceAddress, Mtu, Prefix, TableId, is_unicast},
     wireguard::DEFAULT_MTU,
 };
 
@@ -31,6 +32,7 @@ const KEYS: &[&str] = &[
     "address",
     "peer",
     "check_target",
+    "check_source",
     "prefixes",
     "prefix_from",
     "direct",
@@ -68,6 +70,7 @@ pub(super) fn read(
     fields.check_addresses();
     fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
+    fields.check_source();
     fields.check_prefix_source(kind.as_ref());
     fields.check_table(rule_mode);
     fields.check_gateway();
@@ -75,9 +78,8 @@ pub(super) fn read(
         fields.check_beside_account();
     }
     fields.check_presence(kind.as_ref(), has_account || is_unread);
-    match &kind {
-        Some(kind) if kind.is_native() => fields.check_native(kind),
-        _ => {}
+    if let Some(kind) = kind.as_ref().filter(|kind| kind.is_native()) {
+        fields.check_native(kind);
     }
     let update = fields.check_update(update, kind.as_ref(), remote, includes);
     fields.into_tunnel(kind, (carrier, remote, update), position)
@@ -93,6 +95,7 @@ struct Fields {
     auto_addresses: Option<Location>,
     peer: Field<Ipv6Addr>,
     check_target: Field<Ipv6Addr>,
+    check_source: Field<Ipv6Addr>,
     prefixes: List<Prefix>,
     /// Where the prefixes are `auto`.
     auto_prefixes: Option<Location>,
@@ -134,6 +137,7 @@ impl Fields {
             auto_addresses,
             peer: section.ipv6("peer"),
             check_target: section.ipv6("check_target"),
+            check_source: section.ipv6("check_source"),
             prefixes,
             auto_prefixes,
             prefix_from: section.one_or_many("prefix_from", "names of interfaces, such as lan0"),
@@ -227,6 +231,14 @@ impl Fields {
                 );
                 self.diagnostics.add(location, message);
             }
+        }
+    }
+
+    fn check_source(&mut self) {
+        if let Some(Located { value, location }) = self.check_source.as_set()
+            && let Some(fault) = check_source::fault(*value, &self.addresses, &self.prefixes)
+        {
+            self.diagnostics.add(location, fault);
         }
     }
 
@@ -449,6 +461,7 @@ impl Fields {
             addresses: self.addresses.values().unwrap_or_default(),
             peer: self.peer.value(),
             check_target: self.check_target.value(),
+            check_source: self.check_source.value(),
             direct: match self.direct {
                 Field::Absent(_) => prefixes.clone(),
                 direct => direct.values().unwrap_or_default(),
@@ -484,15 +497,4 @@ pub(super) const fn table_of(position: u32) -> u32 {
     } else {
         id + 3
     }
-}
-
-/// Whether it is a unicast address by which other hosts can reach this host: not unspecified, loopback,
-/// multicast, link-local or IPv4-mapped.
-fn is_unicast(address: Ipv6Addr) -> bool {
-    let first = address.segments()[0];
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || first & 0xffc0 == 0xfe80
-        || address.to_ipv4_mapped().is_some())
 }

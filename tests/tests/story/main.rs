@@ -54,6 +54,7 @@ mod full_tunnel;
 mod health;
 mod hooks;
 mod init;
+mod inside_test;
 mod kernel_refusals;
 mod lan_prefixes;
 mod leak_cause;
