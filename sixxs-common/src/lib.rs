@@ -12,6 +12,7 @@
 //! * [`flow_record`] – adds packets to the record of a leaking flow
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
+//! * [`inside_test`] – an echo request that user space puts in, and what becomes of it
 //! * [`answer`] – which echo requests the programs answer themselves
 //! * [`budget`] – a limit per second
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
@@ -32,6 +33,7 @@ pub mod echo;
 pub mod endpoint;
 pub mod flow;
 pub mod flow_record;
+pub mod inside_test;
 pub mod layout;
 pub mod packet;
 pub mod recursion;

@@ -27,6 +27,7 @@
 //! * [`alert_limiter`] – limits floods of alerts with one cause
 //! * [`cgroup_owner`] – finds the owner of a control group
 //! * [`doctor`] – diagnosis of a host
+//! * [`inside_test`] – would a ping be answered, and if not, what drops it
 //! * [`explain`] – the path of a packet, and faults on it
 //! * [`init`] – proposes a configuration
 //! * [`host`] – checks the host name of web requests
@@ -51,6 +52,7 @@ pub mod failure_tracker;
 pub mod health;
 pub mod host;
 pub mod init;
+pub mod inside_test;
 pub mod leak_lines;
 pub mod link;
 pub mod link_quality;

@@ -5,7 +5,6 @@ use sixxs_common::{
     answer::{ANSWERS_PER_SECOND, HOP_LIMIT, may_answer},
     layout::Interface,
     packet::{self, ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_HEADER_BYTES, Packet as _},
-    stat::Stat,
 };
 
 use crate::{
@@ -22,7 +21,7 @@ const ADDRESSES_OFFSET: u32 = 8;
 const CHECKSUM_OFFSET: u32 = 2;
 
 /// Turns an echo request, which arrived by the tunnel, into its reply, and sends it back by the tunnel. Returns `NEXT`
-/// and leaves the frame as it is, if the host is to answer.
+/// and leaves the frame as it is, if the host is to answer. The caller counts it.
 #[inline(always)]
 pub(crate) fn answer(frame: &Frame) -> i32 {
     sixxs_answer(frame.context().as_ptr().cast())
@@ -34,7 +33,7 @@ pub(crate) fn answer(frame: &Frame) -> i32 {
 #[inline(never)]
 extern "C" fn sixxs_answer(skb: *mut __sk_buff) -> i32 {
     let frame = &Frame::new(TcContext::new(skb));
-    let Some((interface, counters)) = maps::interface(frame.ifindex()) else {
+    let Some((interface, _)) = maps::interface(frame.ifindex()) else {
         return NEXT; // unreachable: the caller has found it
     };
     let link = u32::from(interface.link_bytes);
@@ -64,10 +63,7 @@ extern "C" fn sixxs_answer(skb: *mut __sk_buff) -> i32 {
         return NEXT;
     }
     match turn_round(frame, interface, &ipv6, link) {
-        Ok(()) => {
-            counters.add(Stat::EchoByPrograms, 1);
-            REDIRECT
-        }
+        Ok(()) => REDIRECT,
         // It is no request any more, and no reply yet.
         Err(Refused) => SHOT,
     }

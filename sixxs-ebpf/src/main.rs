@@ -10,8 +10,9 @@
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
 //! * `sixxs_xdp` is attached to uplinks where that is possible. It drops forged outer packets, and answers pings.
+//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's way in.
 //!
-//! All but the last return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
+//! All but the last two return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
 //! other software.
 #![no_std]
@@ -21,6 +22,7 @@ mod answer;
 mod carry;
 mod echo_pairing;
 mod frame;
+mod inside_test;
 mod leak;
 mod leak_event;
 mod maps;
@@ -42,7 +44,7 @@ use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
     layout::{Interface, Role},
-    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, Ipv6},
+    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, ICMPV6, Ipv6},
     stat::Stat,
     treatment::Treatment,
 };
@@ -64,11 +66,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    if interface.uses_filter != 0
-        && let Some((first, destination)) = frame.ends()
-        && !maps::may_be_source(first, interface.generation)
-        && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
-    {
+    if is_foreign(frame, interface) {
         slot.add(Stat::VerdictNotOurs, 1);
         slot.add(
             Stat::OutBytes,
@@ -89,6 +87,12 @@ fn sixxs_egress(context: TcContext) -> i32 {
         ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
+    if let Ok(ipv6) = &ipv6
+        && ipv6.next_header == ICMPV6
+        && inside_test::left(frame, ipv6.offset, verdict)
+    {
+        return SHOT;
+    }
     let (stat, action) = act(frame, interface, verdict, ipv6.as_ref().ok());
     slot.add(stat, 1);
     if action == NEXT {
@@ -110,6 +114,15 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
     }
     action
+}
+
+/// Whether the filter of the sources shows that a packet at an uplink belongs to no tunnel.
+#[inline(always)]
+fn is_foreign(frame: &Frame, interface: &Interface) -> bool {
+    interface.uses_filter != 0
+        && let Some((first, destination)) = frame.ends()
+        && !maps::may_be_source(first, interface.generation)
+        && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
 }
 
 /// Does what a verdict requires. Returns its counter and the action.
@@ -205,12 +218,23 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
+    let ipv6 = packet::ipv6(&frame, interface.link_bytes);
+    if let Ok(ipv6) = &ipv6
+        && ipv6.next_header == ICMPV6
+        && inside_test::arrived(&frame, ipv6.offset)
+    {
+        // It is no packet from outside, so it is not counted.
+        return match interface.answers_echo {
+            0 => NEXT,
+            _ => answer::answer(&frame),
+        };
+    }
     slot.add(Stat::InPackets, 1);
     slot.add(
         Stat::InBytes,
         frame.bytes_behind(interface.link_bytes).into(),
     );
-    match packet::ipv6(&frame, interface.link_bytes) {
+    match ipv6 {
         Ok(ipv6) => {
             if ipv6.source == interface.own && interface.own != Address::UNSPECIFIED {
                 slot.add(Stat::InOwnSource, 1);
@@ -231,6 +255,13 @@ fn sixxs_ingress(context: TcContext) -> i32 {
         Err(packet::NoIpv6::OtherProtocol) => {}
     }
     NEXT
+}
+
+/// Puts a copy of the frame into the way in of the interface whose index user space has written into the context.
+/// Returns 0 if the kernel has taken it.
+#[classifier]
+fn sixxs_inject(context: TcContext) -> i32 {
+    inside_test::inject(&context)
 }
 
 /// The counters for echo messages of one direction.
@@ -294,6 +325,9 @@ fn echo_arrived(
     {
         if interface.answers_echo != 0 {
             let action = answer::answer(frame);
+            if action == REDIRECT {
+                slot.add(Stat::EchoByPrograms, 1);
+            }
             if action != NEXT {
                 return action;
             }

@@ -1,8 +1,8 @@
 //! Redirects of a frame to another interface, or to another direction of its own.
 
 use aya_ebpf::{
-    bindings::{BPF_F_INGRESS, bpf_redir_neigh},
-    helpers::{bpf_redirect, bpf_redirect_neigh},
+    bindings::{__sk_buff, BPF_F_INGRESS, bpf_redir_neigh},
+    helpers::{bpf_clone_redirect, bpf_redirect, bpf_redirect_neigh},
 };
 use sixxs_common::layout::NextHop;
 
@@ -24,6 +24,13 @@ pub(crate) fn to_ingress(ifindex: u32) -> Result<(), Refused> {
         // SAFETY: takes numbers.
         unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) },
     )
+}
+
+/// Delivers a copy of the frame as if it had arrived by an interface, before this returns. 0: the kernel has taken it.
+#[inline(always)]
+pub(crate) fn copy_to_ingress(skb: *mut __sk_buff, ifindex: u32) -> i64 {
+    // SAFETY: takes the context and numbers.
+    unsafe { bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) }
 }
 
 /// Sends the frame to a neighbour, out of an interface with a link layer. Kernel 5.10.

@@ -254,6 +254,8 @@ pub struct Tunnel {
     pub peer: Option<Ipv6Addr>,
     /// The address that `sixxs check` pings.
     pub check_target: Option<Ipv6Addr>,
+    /// The source of the requests of the inside test; `None`: [`DEFAULT_SOURCE`](crate::inside_test::DEFAULT_SOURCE).
+    pub check_source: Option<Ipv6Addr>,
     /// Routed prefixes: packets from them also belong to this tunnel.
     pub prefixes: Vec<Prefix>,
     /// Destinations that are reached without the tunnel.

@@ -49,6 +49,7 @@ impl Config {
             addresses: Vec::new(),
             peer: None,
             check_target: None,
+            check_source: None,
             prefixes: Vec::new(),
             direct: Vec::new(),
             // There are more tables than tunnels.

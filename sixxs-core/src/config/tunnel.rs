@@ -6,6 +6,7 @@ use super::{
     CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, Probe, RemoteEndpoint, RuleMode,
     Tunnel, WireGuard,
     account::Includes,
+    check_source,
     cross_check::Locations,
     endpoint_update,
     follows::OrAuto,
@@ -16,17 +17,19 @@ use super::{
     update_path, wireguard,
 };
 use crate::{
-    broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
     diagnostics::{Diagnostics, Location},
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId, is_unicast},
     wireguard::DEFAULT_MTU,
 };
+
+mod native;
 
 const KEYS: &[&str] = &[
     "name",
     "address",
     "peer",
     "check_target",
+    "check_source",
     "prefixes",
     "prefix_from",
     "direct",
@@ -65,6 +68,7 @@ pub(super) fn read(
     fields.check_addresses();
     fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
+    fields.check_source();
     fields.check_prefix_source(kind.as_ref());
     fields.check_table(rule_mode);
     fields.check_gateway();
@@ -73,9 +77,8 @@ pub(super) fn read(
     }
     fields.check_presence(kind.as_ref(), has_account || is_unread);
     fields.check_deprecation(has_account || is_unread);
-    match &kind {
-        Some(kind) if kind.is_native() => fields.check_native(kind),
-        _ => {}
+    if let Some(kind) = kind.as_ref().filter(|kind| kind.is_native()) {
+        fields.check_native(kind);
     }
     let update = fields.check_update(update, kind.as_ref(), remote, includes);
     let probe = fields.check_probe(probe, kind.as_ref());
@@ -94,6 +97,7 @@ struct Fields {
     auto_addresses: Option<Location>,
     peer: Field<Ipv6Addr>,
     check_target: Field<Ipv6Addr>,
+    check_source: Field<Ipv6Addr>,
     prefixes: List<Prefix>,
     /// Where the prefixes are `auto`.
     auto_prefixes: Option<Location>,
@@ -136,6 +140,7 @@ impl Fields {
             auto_addresses,
             peer: section.ipv6("peer"),
             check_target: section.ipv6("check_target"),
+            check_source: section.ipv6("check_source"),
             prefixes,
             auto_prefixes,
             prefix_from: section.one_or_many("prefix_from", "names of interfaces, such as lan0"),
@@ -223,6 +228,14 @@ impl Fields {
             if let Some(message) = unusable_prefix(*value) {
                 self.diagnostics.add(location, message);
             }
+        }
+    }
+
+    fn check_source(&mut self) {
+        if let Some(Located { value, location }) = self.check_source.as_set()
+            && let Some(fault) = check_source::fault(*value, &self.addresses, &self.prefixes)
+        {
+            self.diagnostics.add(location, fault);
         }
     }
 
@@ -353,43 +366,6 @@ impl Fields {
         }
     }
 
-    /// Checks the requirements for an interface that the daemon creates.
-    fn check_native(&mut self, kind: &Kind) {
-        for Located { value, location } in self.addresses.items() {
-            if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
-                let message = format!(
-                    "expected a length of 64 to 128, found {}/{}: destinations within it would be routed into \
-                     the tunnel, also those of other hosts; networks that the broker routes to you go under prefixes",
-                    value.address, value.bits
-                );
-                self.diagnostics.add(location, message);
-            }
-        }
-        if let Kind::Ayiya(_) = kind {
-            self.check_ayiya();
-        }
-        if let Some(location) = self.gateway.location() {
-            let message =
-                "expected only for interfaces with a link layer, which this tunnel is not";
-            self.diagnostics.add(location, message);
-        }
-    }
-
-    fn check_ayiya(&mut self) {
-        // The peer is required: AYIYA signs with one identity, and identifies the broker by the broker's
-        // address.
-        if let Field::Absent(location) = &self.peer {
-            let message = "missing; expected the broker's address in the tunnel";
-            self.diagnostics.add(location, message);
-        }
-        if let Some(Located { value, location }) = self.mtu.as_set()
-            && *value > AYIYA_MTU
-        {
-            let message = format!("expected at most {AYIYA_MTU} for AYIYA, found {value}");
-            self.diagnostics.add(location, message);
-        }
-    }
-
     /// Reads `[tunnel.update]`.
     fn check_update(
         &mut self,
@@ -464,6 +440,7 @@ impl Fields {
             addresses: self.addresses.values().unwrap_or_default(),
             peer: self.peer.value(),
             check_target: self.check_target.value(),
+            check_source: self.check_source.value(),
             direct: match self.direct {
                 Field::Absent(_) => prefixes.clone(),
                 direct => direct.values().unwrap_or_default(),
@@ -488,7 +465,3 @@ impl Fields {
         (Some((tunnel, locations)), self.diagnostics)
     }
 }
-
-/// The largest packet that fits into a datagram that AYIYA brokers accept, in bytes.
-#[expect(clippy::cast_possible_truncation, reason = "some 2,000")]
-const AYIYA_MTU: u32 = (LARGEST_BYTES - HEADER_BYTES) as u32;

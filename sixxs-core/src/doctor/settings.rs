@@ -198,7 +198,7 @@ fn key(name: &str) -> String {
 }
 
 /// Whether a list in the kernel's format, of numbers and ranges, contains this number.
-fn covers(list: &str, number: u32) -> bool {
+pub(crate) fn covers(list: &str, number: u32) -> bool {
     list.trim().split(',').any(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         match (first.trim().parse::<u32>(), last.trim().parse::<u32>()) {

@@ -1,8 +1,9 @@
 //! The maps, private beside their accessors.
 //!
-//! All except the scratch map, the growth table and the budgets are pinned, so the programs of a new daemon continue with
+//! All except the scratch map, the growth table, the budgets and the inside tests are pinned, so the programs of a new daemon continue with
 //! the existing counters.
 
+mod inside_test;
 mod screening;
 
 use core::ffi::c_void;
@@ -32,6 +33,7 @@ use sixxs_common::{
     stat::{Counters, Stat},
 };
 
+pub(crate) use inside_test::inside_test;
 pub(crate) use screening::{count_forged, is_screening_valid, screen, stranger_budget};
 
 /// Flag for maps that allocate memory only for entries in use; LPM tries require it.

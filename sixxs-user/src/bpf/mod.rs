@@ -10,6 +10,7 @@ mod counter_migration;
 mod dispatcher;
 mod dry_run;
 mod hook;
+mod inside_test;
 mod inspect;
 mod load;
 mod lost_pins;
@@ -62,6 +63,7 @@ use crate::{
 
 pub use dry_run::dry_run;
 pub use hook::{Hook, HookChoice};
+pub use inside_test::{InsideTester, TestRequest};
 pub use inspect::{Seen, SeenPins, seen_at, seen_pins};
 pub use remove::remove;
 pub use rings::{Debugging, LeakRing, RingReader, Rings, wait_on};
@@ -81,6 +83,9 @@ const INGRESS: &str = "sixxs_ingress";
 const UNDERLAY: &str = "sixxs_underlay";
 /// The same for interfaces without a link layer.
 const UNDERLAY_IP: &str = "sixxs_underlay0";
+
+/// The program that user space runs to put a packet in.
+const INJECT: &str = "sixxs_inject";
 
 /// The XDP program.
 const XDP: &str = "sixxs_xdp";

@@ -1,5 +1,5 @@
 //! Runs a program once or many times on a given packet, without an interface (`BPF_PROG_TEST_RUN`), for golden
-//! packets and benchmarks.
+//! packets, benchmarks and inside tests.
 
 use std::{
     io,
@@ -45,18 +45,49 @@ pub struct Run {
     pub duration: Duration,
 }
 
-/// Runs `program` `repeat` times on an Ethernet frame at the loopback interface.
-pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Run> {
-    let too_long = |_| io::Error::new(io::ErrorKind::InvalidInput, "the frame is too long");
-    let mut packet = vec![0; frame.len() + 256];
+/// The part of the kernel's `struct __sk_buff` up to the control buffer (`cb`).
+#[repr(C)]
+#[derive(Default)]
+struct Context {
+    before: [u32; 12],
+    control_buffer: [u32; 5],
+}
+
+/// Runs `program` once on an Ethernet frame at the loopback interface, with this first word in the control buffer. Returns
+/// its return value.
+pub(super) fn run_with_word(program: BorrowedFd<'_>, frame: &[u8], word: u32) -> io::Result<i32> {
+    let mut context = Context::default();
+    context.control_buffer[0] = word;
     let mut attributes = Attributes {
+        ctx_size_in: u32::try_from(size_of::<Context>()).map_err(io::Error::other)?,
+        ctx_in: (&raw const context) as u64,
+        repeat: 1,
+        ..for_frame(program, frame)?
+    };
+    // SAFETY: `attributes` has the layout of the kernel's union for this command; `data_in` and `ctx_in` point to data of
+    // the given lengths, which outlive the call. There is no output besides the numbers.
+    unsafe { call(BPF_PROG_TEST_RUN, &mut attributes) }?;
+    Ok(attributes.retval.cast_signed())
+}
+
+fn for_frame(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<Attributes> {
+    let too_long = |_| io::Error::new(io::ErrorKind::InvalidInput, "the frame is too long");
+    Ok(Attributes {
         prog_fd: u32::try_from(program.as_raw_fd()).map_err(too_long)?,
         data_size_in: u32::try_from(frame.len()).map_err(too_long)?,
-        data_size_out: u32::try_from(packet.len()).map_err(too_long)?,
         data_in: frame.as_ptr() as u64,
+        ..Attributes::default()
+    })
+}
+
+/// Runs `program` `repeat` times on an Ethernet frame at the loopback interface.
+pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Run> {
+    let mut packet = vec![0; frame.len() + 256];
+    let mut attributes = Attributes {
+        data_size_out: u32::try_from(packet.len()).map_err(io::Error::other)?,
         data_out: packet.as_mut_ptr() as u64,
         repeat,
-        ..Attributes::default()
+        ..for_frame(program, frame)?
     };
     // SAFETY: `attributes` has the layout of the kernel's union for this command; `data_in` and `data_out`
     // point to buffers of the given lengths, which outlive the call.

@@ -1,5 +1,8 @@
 //! `sixxs check`: tests whether the tunnels work.
 
+mod filters;
+mod inside;
+
 use std::{net::Ipv6Addr, path::Path, process::ExitCode, thread};
 
 use anyhow::bail;
@@ -8,7 +11,7 @@ use sixxs_core::health::UNANSWERED;
 
 use super::output;
 use crate::{
-    control::api::{Health, Program, Routing, State, Status, Tunnel},
+    control::api::{Health, InsideTest, Program, Routing, State, Status, Tunnel},
     control::client,
     host::ping::ping,
 };
@@ -23,6 +26,9 @@ struct Check {
     check: &'static str,
     pass: bool,
     detail: String,
+    /// What the daemon found out by an inside test.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inside: Option<InsideTest>,
 }
 
 #[derive(Serialize)]
@@ -35,13 +41,15 @@ pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow
     let checks = match client::get::<Status>(socket, "/v1/status").await {
         Ok(status) => {
             let tunnels = select_tunnels(&status, names)?;
-            checks(&tunnels)
+            let inside = inside::test(socket, &tunnels).await;
+            checks(&tunnels, &inside)
         }
         Err(error) if error.is::<client::NoDaemon>() => vec![Check {
             tunnel: "*".to_owned(),
             check: "daemon",
             pass: false,
             detail: error.to_string(),
+            inside: None,
         }],
         Err(error) => return Err(error),
     };
@@ -82,11 +90,11 @@ fn select_tunnels(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunne
 }
 
 /// Checks all tunnels in parallel, since a silent target takes seconds.
-fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
+fn checks(tunnels: &[Tunnel], inside: &Result<Vec<InsideTest>, String>) -> Vec<Check> {
     thread::scope(|scope| {
         let running: Vec<_> = tunnels
             .iter()
-            .map(|tunnel| scope.spawn(|| check_tunnel(tunnel)))
+            .map(|tunnel| scope.spawn(|| check_tunnel(tunnel, inside)))
             .collect();
         running
             .into_iter()
@@ -98,6 +106,7 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
                         check: "check",
                         pass: false,
                         detail: "a check panicked; this is a bug".to_owned(),
+                        inside: None,
                     }]
                 })
             })
@@ -105,12 +114,13 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
     })
 }
 
-fn check_tunnel(tunnel: &Tunnel) -> Vec<Check> {
+fn check_tunnel(tunnel: &Tunnel, inside: &Result<Vec<InsideTest>, String>) -> Vec<Check> {
     let check = |check, pass, detail| Check {
         tunnel: tunnel.name.clone(),
         check,
         pass,
         detail,
+        inside: None,
     };
     let state = match &tunnel.reason {
         Some(reason) => format!("{}: {reason}", tunnel.state),
@@ -130,6 +140,7 @@ fn check_tunnel(tunnel: &Tunnel) -> Vec<Check> {
         ),
     ];
     checks.push(check_answers(tunnel));
+    checks.extend(inside::checks(&tunnel.name, tunnel.state, inside));
     // Health problems that the other checks do not cover.
     if matches!(tunnel.health, Health::Degraded | Health::Failing) {
         let reasons = tunnel.health_reasons.join("; ");
@@ -171,6 +182,7 @@ fn check_ping(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
         check: "ping",
         pass,
         detail,
+        inside: None,
     }
 }
 
@@ -200,5 +212,6 @@ fn check_answers(tunnel: &Tunnel) -> Check {
         check: "answers",
         pass: pass || !tunnel.prefixes.is_empty(),
         detail,
+        inside: None,
     }
 }

@@ -97,6 +97,8 @@ pub enum Request {
     Alerts(Answer<(Vec<api::Alert>, broadcast::Receiver<api::Alert>)>),
     /// The steps and problems that are left.
     Plan(Answer<anyhow::Result<api::Plan>>),
+    /// Carries out inside tests of tunnels.
+    Inside(api::Names, Answer<anyhow::Result<api::InsideTests>>),
     /// Starts, stops or restarts tunnels by name.
     Tunnels(Verb, api::Names, Answer<Outcome>),
     /// Starts or stops the tunnel of an account.

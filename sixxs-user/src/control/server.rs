@@ -7,6 +7,7 @@
 //! | `GET /v1/metrics` | read only, in OpenMetrics' text format |
 //! | `GET /v1/alerts[?follow=true]` | read only, one JSON object per line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
+//! | `POST /v1/check/inside` with [`Names`] | puts pings into tunnels' ways in, and changes nothing |
 //! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
 //! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
 //! | `POST /v1/reload/check` with [`CheckReload`] | shows what a reload would change |
@@ -98,6 +99,7 @@ pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Resul
         .route("/v1/plan", get(plan))
         .route("/v1/alerts", get(alerts))
         .route("/v1/tunnels/{verb}", post(tunnels))
+        .route("/v1/check/inside", post(check_inside))
         .route("/v1/aiccu/{verb}", post(aiccu))
         .route("/v1/reload", post(reload))
         .route("/v1/reload/check", post(check_reload))
@@ -227,6 +229,17 @@ async fn tunnels(
     let verb = parse_verb(&verb, &[Verb::Start, Verb::Stop, Verb::Restart])?;
     ask(&requests, |answer| Request::Tunnels(verb, names, answer)).await??;
     Ok(done())
+}
+
+async fn check_inside(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(names): Json<Names>,
+) -> Result<Response, ErrorResponse> {
+    // It changes nothing, but it sends packets as other hosts.
+    caller.may_change()?;
+    let tests = ask(&requests, |answer| Request::Inside(names, answer)).await??;
+    Ok(Json(tests).into_response())
 }
 
 async fn aiccu(

@@ -434,6 +434,7 @@ impl Daemon {
             Request::Account(verb, file, answer) => {
                 self.operations.control_account(verb, file, answer).await
             }
+            Request::Inside(names, answer) => self.operations.test_inside(&names, answer),
             Request::Tunnels(verb, names, answer) => {
                 self.operations.control_tunnels(verb, names, answer).await
             }

@@ -17,6 +17,8 @@
 //!   with that configuration or with the daemon;
 //! * one per stop of drivers: [`operations`] starts it; it ends when the drivers have stopped, and the daemon
 //!   waits for it at its end;
+//! * one per request for inside tests, with a thread that carries them out: [`operations`] starts it, and it ends when
+//!   it has answered;
 //! * one per reload by a signal and per revert, which logs the outcome and ends;
 //! * one that prunes the record of connects: [`start`] starts it; the end of the daemon aborts it;
 //! * a driver's own tasks, if it has any ([`crate::driver`]);
@@ -52,6 +54,7 @@ mod fixture;
 mod group_status;
 mod groups;
 mod health;
+mod inside_tests;
 mod intent;
 mod leak_details;
 mod leak_reports;

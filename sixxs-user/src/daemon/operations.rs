@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     enforcer::Enforcer,
+    inside_tests::{self, Numbers},
     reload::{Changes, Trial},
     systemd,
     tunnels::{AfterStop, stop_in_task},
@@ -45,6 +46,8 @@ pub(super) struct Operations {
     pub(super) trial: Trial,
     /// Tunnels that start once other drivers have stopped.
     pub(super) pending: BTreeSet<IfName>,
+    /// Numbers for inside tests.
+    pub(super) numbers: Numbers,
 }
 
 impl Operations {
@@ -60,6 +63,26 @@ impl Operations {
             config: Some(absolute(&self.enforcer.paths.config)),
             ..api::Plan::from(&diff(&desired, &observed))
         })
+    }
+
+    /// Tests whether the tunnels would answer. A task answers.
+    pub(super) fn test_inside(
+        &self,
+        names: &api::Names,
+        answer: Answer<anyhow::Result<api::InsideTests>>,
+    ) {
+        let Enforcer {
+            intent, reconciler, ..
+        } = &self.enforcer;
+        let hooks = reconciler.hooks();
+        let plan = inside_tests::Plan::new(
+            intent.effective(),
+            reconciler.links(),
+            |name| hooks.contains_key(name),
+            &names.tunnels,
+        );
+        let tester = reconciler.programs().inside_tester();
+        inside_tests::start(tester, plan, self.numbers.clone(), answer);
     }
 
     /// The tunnel of the account in this file, which is added if it is new.

@@ -208,7 +208,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// The clock that the programs use (`bpf_ktime_get_ns`).
-fn monotonic_ns() -> anyhow::Result<u64> {
+pub(super) fn monotonic_ns() -> anyhow::Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
     Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }

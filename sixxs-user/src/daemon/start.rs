@@ -13,6 +13,7 @@ use super::{
     endpoint_updates::EndpointUpdates,
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
+    inside_tests::Numbers,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
@@ -27,6 +28,7 @@ use crate::{
     control::DaemonHandle,
     driver::{ChangeNotifier, DriverContext},
     host::clock::Clock,
+    host::drop_trace,
     host::fd_store::FdStore,
     host::kernel_support,
     host::paths::Paths,
@@ -47,6 +49,7 @@ pub(super) async fn start(
     options: &Options,
 ) -> anyhow::Result<(Daemon, Sources)> {
     raise_descriptor_limit();
+    drop_trace::remove_leftovers();
     let signals = Signals::handle()?;
     // Subscribed before the first scan, so that no change is lost in between.
     let watcher = Arc::new(Watcher::subscribe()?);
@@ -96,6 +99,7 @@ pub(super) async fn start(
         context,
         stopped_sender,
         trial: Trial::default(),
+        numbers: Numbers::default(),
     };
     let pruning = tokio::spawn(prune(connects));
     let daemon = Daemon::new(operations, options.on_demand, pruning)?;

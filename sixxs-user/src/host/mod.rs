@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod config_file;
+pub(crate) mod drop_trace;
 pub(crate) mod fd_store;
 pub(crate) mod files;
 pub(crate) mod kernel_support;

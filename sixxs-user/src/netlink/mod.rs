@@ -56,7 +56,7 @@ pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use features::features;
 pub use observe::GLOBAL;
-pub use route_query::{FoundRoute, RouteQuery, RouteResult};
+pub use route_query::{FoundRoute, RouteQuery, RouteResult, route_error};
 pub use rules::NoPolicyRules;
 pub use watch::{Change, ForeignRouteChange, PathWatcher, Removal, Removed, Watcher};
 pub use xdp::replace_xdp;

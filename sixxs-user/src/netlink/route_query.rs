@@ -126,6 +126,19 @@ impl Netlink {
     }
 }
 
+/// An error of a route query, with its meaning (the kernel's `fib6_rule_action` and `ip6_rt_type_to_error`).
+#[must_use]
+pub fn route_error(error: &io::Error) -> String {
+    let meaning = match error.raw_os_error() {
+        Some(libc::EINVAL) => "a `blackhole` rule or route drops it",
+        Some(libc::EACCES) => "a `prohibit` rule or route refuses it",
+        Some(libc::EHOSTUNREACH) => "an `unreachable` route refuses it",
+        Some(libc::ENETUNREACH) => "there is no route, or an `unreachable` rule refuses it",
+        _ => return error.to_string(),
+    };
+    meaning.to_owned()
+}
+
 fn message4(source: Ipv4Addr, destination: Ipv4Addr) -> RouteMessage {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;

@@ -407,6 +407,27 @@ fn an_invalid_value_is_not_reported_as_missing() {
         ),
         (
             has_peer,
+            "check_source = \"x\"",
+            10,
+            "check_source",
+            "no IPv6 address",
+        ),
+        (
+            has_peer,
+            "check_source = \"ff02::1\"",
+            10,
+            "check_source",
+            "expected an address outside",
+        ),
+        (
+            has_peer,
+            "check_source = \"2001:db8:a::2\"",
+            10,
+            "check_source",
+            "found 2001:db8:a::2; leave the key out",
+        ),
+        (
+            has_peer,
             "peer = \"2001:db8:a::2\"",
             10,
             "peer",

@@ -69,7 +69,7 @@ async fn tunnels(view: &HostView) -> Vec<Tunnel> {
 }
 
 /// The output of nft; null if nft is not installed, since then it made no rules.
-async fn list() -> anyhow::Result<Value> {
+pub(in crate::cli) async fn list() -> anyhow::Result<Value> {
     match output("nft", &["-j", "list", "ruleset"]).await? {
         Some(listed) => serde_json::from_slice(&listed).context("parse the output of nft"),
         None => Ok(Value::Null),
@@ -77,7 +77,7 @@ async fn list() -> anyhow::Result<Value> {
 }
 
 /// The chains for IPv6 in the output of nft (libnftables-json(5)).
-fn read(listed: &Value) -> Vec<Chain> {
+pub(in crate::cli) fn read(listed: &Value) -> Vec<Chain> {
     let objects = listed["nftables"].as_array();
     let mut chains: Vec<Chain> = Vec::new();
     for object in objects.into_iter().flatten() {

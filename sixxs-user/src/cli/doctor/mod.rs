@@ -13,7 +13,7 @@
 mod brokers;
 mod daemon;
 mod delivery;
-mod filters;
+pub(super) mod filters;
 mod host;
 mod ip6tables;
 mod listing;

@@ -1,6 +1,6 @@
 //! Gathers the facts: the configuration, the rules, the kernel's route, the program's verdict.
 
-use std::{borrow::Cow, io, net::Ipv6Addr};
+use std::{borrow::Cow, net::Ipv6Addr};
 
 use anyhow::bail;
 use sixxs_core::{
@@ -203,7 +203,7 @@ async fn query_route<'a>(
     }
     let found = match answer {
         netlink::RouteResult::Refused(error) => {
-            return Ok((RoutingDecision::Refused(route_error(&error)), None));
+            return Ok((RoutingDecision::Refused(netlink::route_error(&error)), None));
         }
         netlink::RouteResult::By(found) if found.is_local => {
             return Ok((RoutingDecision::Here(found.table), None));
@@ -225,18 +225,6 @@ async fn query_route<'a>(
         mtu: mtu.min(link.mtu),
     };
     Ok((RoutingDecision::Out(route), Some(link)))
-}
-
-/// An error of a route query, with its meaning (the kernel's `fib6_rule_action` and `ip6_rt_type_to_error`).
-fn route_error(error: &io::Error) -> String {
-    let meaning = match error.raw_os_error() {
-        Some(libc::EINVAL) => "a `blackhole` rule or route drops it",
-        Some(libc::EACCES) => "a `prohibit` rule or route refuses it",
-        Some(libc::EHOSTUNREACH) => "an `unreachable` route refuses it",
-        Some(libc::ENETUNREACH) => "there is no route, or an `unreachable` rule refuses it",
-        _ => return error.to_string(),
-    };
-    meaning.to_owned()
 }
 
 /// The verdict of the program at an interface.

@@ -3,6 +3,7 @@
 //! Keys may be added, but not renamed. An unknown value is `null`.
 
 mod alert;
+mod inside_test;
 mod reload;
 mod status;
 mod value;
@@ -14,6 +15,7 @@ use sixxs_core::routing;
 
 pub use self::{
     alert::{About, Alert, Leak},
+    inside_test::{InsideTest, InsideTests},
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },

@@ -16,7 +16,8 @@ use nix::libc;
 use self::call::{Command, call, descriptor};
 pub use self::maps::{entries, pin, pin_array, wipe};
 pub use self::xdp::{
-    FrameSource, Xdp, attach_dropping_xdp, attach_xdp, detach_pinned, load_empty_xdp, xdp,
+    FrameSource, Xdp, attach_dropping_generic_xdp, attach_dropping_xdp, attach_xdp, detach_pinned,
+    load_empty_xdp, xdp,
 };
 use crate::lab::netns::Namespace;
 
@@ -37,6 +38,12 @@ const EMPTY: [[u8; 8]; 2] = [
 /// Loads a program that does nothing.
 pub fn load_empty() -> Result<OwnedFd> {
     load(SCHED_CLS, &EMPTY)
+}
+
+/// Loads a program that drops everything (`TC_ACT_SHOT`).
+pub fn load_dropping() -> Result<OwnedFd> {
+    let [_, end] = EMPTY;
+    load(SCHED_CLS, &[[0xb7, 0, 0, 0, 2, 0, 0, 0], end])
 }
 
 /// Loads a program of this many instructions that does nothing. The time that it takes shows how fast the

@@ -67,6 +67,11 @@ pub fn attach_dropping_xdp(namespace: &Namespace, interface: &str) -> Result<Own
     attach(namespace, interface, true, &load(PROGRAM_TYPE, &DROP)?)
 }
 
+/// The same in the kernel, behind the driver.
+pub fn attach_dropping_generic_xdp(namespace: &Namespace, interface: &str) -> Result<OwnedFd> {
+    attach(namespace, interface, false, &load(PROGRAM_TYPE, &DROP)?)
+}
+
 fn attach(
     namespace: &Namespace,
     interface: &str,

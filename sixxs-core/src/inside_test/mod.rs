@@ -1,0 +1,210 @@
+//! The inside test: would a ping from outside be answered, and if not, what drops it.
+//!
+//! An echo request is put into the way in of a tunnel, as if the broker had delivered it. The programs record its reply
+//! where it is about to leave, and drop it there.
+//!
+//! * [`request`] – the packet
+//! * [`drops`] – the kernel's drop reasons, from the text of tracefs
+//! * [`cause`] – sentences and cures for them
+
+pub mod cause;
+pub mod drops;
+pub mod request;
+
+use std::{net::Ipv6Addr, time::Duration};
+
+use sixxs_common::{inside_test::Way, treatment::OnLeak};
+
+use crate::types::IfName;
+
+/// The source of the requests, if the configuration has none: an address of the documentation prefix of RFC 9637.
+///
+/// The peer would not do: the route to it is on the tunnel's own link, so its answers show neither the rule nor the
+/// default route of the tunnel. This prefix is never routed on the internet, so an answer that escapes reaches nobody. It
+/// is younger than 2001:db8::/32, which many packet filters drop.
+pub const DEFAULT_SOURCE: Ipv6Addr = Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1);
+
+/// The reply to a test's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The interface by which it was about to leave.
+    pub interface: String,
+    /// What the program there would have done with it.
+    pub way: Way,
+    /// Whether the programs had made it (`answer_echo = "kernel"`).
+    pub by_programs: bool,
+    /// The time from the request's arrival.
+    pub took: Duration,
+}
+
+/// The tested address and its surroundings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The tunnel.
+    pub tunnel: IfName,
+    /// The tested address.
+    pub address: Ipv6Addr,
+    /// The source of the request.
+    pub source: Ipv6Addr,
+    /// What the programs do with leaks.
+    pub on_leak: OnLeak,
+    /// Whether a leak can be redirected into the tunnel: it has no link layer, or a gateway.
+    pub can_redirect: bool,
+}
+
+/// A sentence about a reply, and whether it reaches the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether somebody outside would get the reply.
+    pub pass: bool,
+    /// Whether a program redirects it into the tunnel.
+    pub redirected: bool,
+    /// The sentence.
+    pub sentence: String,
+    /// What to do, if anything.
+    pub cure: Option<String>,
+}
+
+/// Judges a reply.
+#[must_use]
+pub fn judge(subject: &Subject, reply: &Reply) -> Judgement {
+    let Subject {
+        tunnel,
+        address,
+        source,
+        ..
+    } = subject;
+    let Reply { interface, way, .. } = reply;
+    let answers = format!("{address} answers a ping from {source}");
+    let after = format!("after {} ms", milliseconds(reply.took));
+    let by = match reply.by_programs {
+        true => "; the programs answer",
+        false => "",
+    };
+    let cure = || Some(format!("sixxs explain {address} {source} shows why"));
+    let (pass, redirected, sentence, cure) = match way {
+        Way::Own => (
+            true,
+            false,
+            format!("{answers}: leaves by {interface} {after}{by}"),
+            None,
+        ),
+        Way::Exempt => (
+            true,
+            false,
+            format!("{answers}: leaves by {interface} {after}, which may send it{by}"),
+            None,
+        ),
+        Way::Leak => {
+            let (pass, does) = treatment(subject);
+            let about = format!("{answers}, and the answer is about to leave by {interface} {after}");
+            (pass, pass, format!("{about}: the program there {does}"), cure())
+        }
+        Way::Loop => (
+            false,
+            false,
+            format!("{answers}, and a tunnel would bring the answer back: {source} is behind this host"),
+            Some(format!("set check_source of {tunnel} to an address outside")),
+        ),
+        Way::Unknown => (
+            false,
+            false,
+            format!("{answers}, and the answer leaves by {interface}, where the programs do not know {address}"),
+            cure(),
+        ),
+    };
+    Judgement {
+        pass,
+        redirected,
+        sentence,
+        cure,
+    }
+}
+
+/// Whether a leak reaches the tunnel, and what the program does with it.
+fn treatment(subject: &Subject) -> (bool, String) {
+    let tunnel = &subject.tunnel;
+    match subject.on_leak {
+        OnLeak::Redirect if subject.can_redirect => (true, format!("redirects it into {tunnel}")),
+        OnLeak::Redirect => (
+            false,
+            format!("drops it: {tunnel} has no gateway to redirect it to"),
+        ),
+        OnLeak::Drop => (false, "drops it (on_leak)".to_owned()),
+        OnLeak::Observe => (
+            false,
+            "lets it pass (on_leak), and the provider drops it".to_owned(),
+        ),
+    }
+}
+
+/// Milliseconds, with a digit that is not 0 where possible.
+fn milliseconds(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1000.0;
+    if ms < 0.095 {
+        format!("{ms:.3}")
+    } else {
+        format!("{ms:.1}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(on_leak: OnLeak, can_redirect: bool) -> Subject {
+        Subject {
+            tunnel: "sixxs0".parse().unwrap(),
+            address: "2001:db8:a::2".parse().unwrap(),
+            source: DEFAULT_SOURCE,
+            on_leak,
+            can_redirect,
+        }
+    }
+
+    fn reply(interface: &str, way: Way) -> Reply {
+        Reply {
+            interface: interface.to_owned(),
+            way,
+            by_programs: false,
+            took: Duration::from_micros(120),
+        }
+    }
+
+    #[test]
+    fn an_answer_passes_where_it_reaches_the_outside() {
+        let redirect = subject(OnLeak::Redirect, true);
+        for (subject, interface, way, pass, redirected, words) in [
+            (&redirect, "sixxs0", Way::Own, true, false, "answers a ping from 3fff:fff::1: leaves by sixxs0 after 0.1 ms"),
+            (&redirect, "net0", Way::Exempt, true, false, "which may send it"),
+            (&redirect, "net0", Way::Leak, true, true, "redirects it into sixxs0"),
+            (&subject(OnLeak::Redirect, false), "net0", Way::Leak, false, false, "no gateway"),
+            (&subject(OnLeak::Drop, true), "net0", Way::Leak, false, false, "drops it (on_leak)"),
+            (&subject(OnLeak::Observe, true), "net0", Way::Leak, false, false, "the provider drops it"),
+            (&redirect, "sixxs1", Way::Loop, false, false, "bring the answer back"),
+            (&redirect, "net0", Way::Unknown, false, false, "do not know 2001:db8:a::2"),
+        ] {
+            let judged = judge(subject, &reply(interface, way));
+            assert_eq!((judged.pass, judged.redirected), (pass, redirected), "{judged:?}");
+            assert!(judged.sentence.contains(words), "{judged:?}");
+            assert_eq!(judged.cure.is_none(), matches!(way, Way::Own | Way::Exempt));
+        }
+    }
+
+    #[test]
+    fn who_answers_is_named() {
+        let by_programs = Reply {
+            by_programs: true,
+            ..reply("sixxs0", Way::Own)
+        };
+        let judged = judge(&subject(OnLeak::Redirect, true), &by_programs);
+        assert!(judged.sentence.ends_with("; the programs answer"), "{judged:?}");
+    }
+
+    #[test]
+    fn short_times_are_not_zero() {
+        for (micros, text) in [(1, "0.001"), (94, "0.094"), (120, "0.1"), (1500, "1.5"), (20_000, "20.0")] {
+            assert_eq!(milliseconds(Duration::from_micros(micros)), text);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Inside tests: would a ping from outside be answered, and if not, what drops it.
+
+use std::net::Ipv6Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// The results for the tunnels that are up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct InsideTests {
+    /// One per address.
+    pub tests: Vec<InsideTest>,
+}
+
+/// The result for an address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InsideTest {
+    /// The tunnel.
+    pub tunnel: String,
+    /// Its interface in the kernel.
+    pub device: String,
+    /// The tested address.
+    pub address: Option<Ipv6Addr>,
+    /// The source of the request.
+    pub source: Option<Ipv6Addr>,
+    /// Whether somebody outside would get an answer.
+    pub pass: bool,
+    /// The interface by which the answer was about to leave; `null`: there was none.
+    pub interface: Option<String>,
+    /// Whether the program there redirects it into the tunnel.
+    pub redirected: bool,
+    /// Whether the programs made the answer.
+    pub by_programs: bool,
+    /// The time from the request to the answer.
+    pub milliseconds: Option<f64>,
+    /// Why there is no answer, as a word; `null` where there is one.
+    pub cause: Option<String>,
+    /// The kernel's reason for dropping it.
+    pub reason: Option<String>,
+    /// The kernel's function that dropped it.
+    pub location: Option<String>,
+    /// The sentence for users.
+    pub sentence: String,
+    /// What to do; `null`: nothing.
+    pub cure: Option<String>,
+}

@@ -1,0 +1,528 @@
+//! Inside tests on request of `sixxs check`: puts echo requests into the tunnels' ways in, and finds out why one is not
+//! answered.
+//!
+//! Knows the configuration, the interfaces and the programs' tester, and no other part of the daemon. Neither the loop nor
+//! its state waits for a test: it runs in a thread of its own, and the facts about a failure are gathered by a task.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv6Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use sixxs_common::inside_test::{InsideTest as Recorded, Way};
+use sixxs_core::{
+    config::{Config, Tunnel},
+    inside_test::{
+        DEFAULT_SOURCE, Reply, Subject,
+        cause::{Facts, cause, limits_replies},
+        drops::{self, Trace},
+        judge,
+        request::{FRAME_BYTES, Number, PACKET_BYTES},
+    },
+    link::{Link, LinkLayer, Links},
+    types::{IfIndex, IfName},
+};
+use tokio::task::spawn_blocking;
+
+use super::readings::monotonic_ns;
+use crate::{
+    bpf::{InsideTester, TestRequest, seen_at},
+    control::{Answer, api},
+    host::drop_trace::DropTrace,
+    netlink::{Netlink, RouteQuery, RouteResult, route_error, tc::Direction},
+};
+
+/// Number of tests that wait for a reply at a time, less than a quarter of the programs' slots: several checks may run at
+/// the same time.
+const AT_A_TIME: usize = 48;
+
+/// Limit for a reply. The kernel most often sends it before the call that puts the request in returns; else a neighbour has to
+/// be found, or the processor is busy.
+const REPLY_LIMIT: Duration = Duration::from_millis(300);
+
+/// The same for a request that had no reply before.
+const TRACED_LIMIT: Duration = Duration::from_millis(20);
+
+/// The programs expect the packets of a test for so much longer than the daemon.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How often a request without reply is traced.
+const RUNS: usize = 2;
+
+/// The time between two looks for a reply.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// Numbers for requests. Clones share them, so that two tests at a time have different ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers(Arc<AtomicU16>);
+
+impl Numbers {
+    fn next(&self) -> Number {
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        Number {
+            identifier: u16::from_be_bytes([high, low]) ^ IDENTIFIER,
+            sequence: self.0.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+/// Distinguishes the requests from those of ping programs, which also use their process number.
+const IDENTIFIER: u16 = 0x6978;
+
+/// The tests of a request.
+pub(super) struct Plan {
+    tests: Vec<Planned>,
+    /// The names of interfaces, for where replies leave.
+    names: BTreeMap<u32, IfName>,
+}
+
+/// The test of an address.
+#[derive(Clone, Debug)]
+struct Planned {
+    subject: Subject,
+    /// The interface's name in the kernel.
+    device: IfName,
+    index: IfIndex,
+    mac: Option<[u8; 6]>,
+    /// The tunnel that the source of the request belongs to; it should be none.
+    owner: Option<IfName>,
+}
+
+impl Plan {
+    /// Tests of the addresses of these tunnels, or of all if there are no names. Tunnels whose interface is not up are left
+    /// out, and those without programs, since nothing would record the reply.
+    pub(super) fn new(
+        config: &Config,
+        links: &Links,
+        has_program: impl Fn(&IfName) -> bool,
+        names: &[String],
+    ) -> Self {
+        let is_wanted = |tunnel: &&Tunnel| {
+            names.is_empty() || names.iter().any(|name| name == tunnel.name.as_str())
+        };
+        let mut tests = Vec::new();
+        for tunnel in config.tunnels.iter().filter(is_wanted) {
+            let link = links.by_name(&tunnel.name).filter(|link| link.up);
+            if let Some(link) = link
+                && has_program(&tunnel.name)
+            {
+                tests.extend(planned(config, tunnel, link));
+            }
+        }
+        let names = links
+            .iter()
+            .map(|link| (link.index.0, link.kernel_name().clone()));
+        Self {
+            tests,
+            names: names.collect(),
+        }
+    }
+
+    fn name(&self, index: u32) -> String {
+        let known = self.names.get(&index);
+        known.map_or_else(|| format!("interface {index}"), ToString::to_string)
+    }
+}
+
+fn planned(config: &Config, tunnel: &Tunnel, link: &Link) -> Vec<Planned> {
+    let mac = match link.layer {
+        LinkLayer::None => None,
+        LinkLayer::Ethernet(mac) => Some(mac),
+        // The programs cannot read its packets.
+        LinkLayer::Unsupported(_) => return Vec::new(),
+    };
+    let source = tunnel.check_source.unwrap_or(DEFAULT_SOURCE);
+    let has_it = |other: &&Tunnel| other.sources().any(|own| own.contains(source));
+    let owner = config.tunnels.iter().find(has_it);
+    let test = |address: Ipv6Addr| Planned {
+        subject: Subject {
+            tunnel: tunnel.name.clone(),
+            address,
+            source,
+            on_leak: config.on_leak,
+            can_redirect: mac.is_none() || tunnel.gateway.is_some(),
+        },
+        device: link.kernel_name().clone(),
+        index: link.index,
+        mac,
+        owner: owner.map(|owner| owner.name.clone()),
+    };
+    let addresses = tunnel.addresses.iter().map(|own| own.address);
+    addresses.map(test).collect()
+}
+
+/// The result of a test.
+#[derive(Debug)]
+enum Outcome {
+    /// There is a reply.
+    Reply(Recorded),
+    /// There is none.
+    Lost(Lost),
+    /// The test was not possible, with the reason.
+    Impossible(String),
+}
+
+/// What is known about a lost request or reply.
+#[derive(Debug, Default)]
+struct Lost {
+    /// Whether it reached our program at the tunnel's ingress.
+    arrived: bool,
+    /// Whether the request reached the host's ICMPv6.
+    reached_icmp: Option<bool>,
+    /// What the kernel did each time.
+    trace: Trace,
+    /// Why that is not known, as a message.
+    untraced: Option<String>,
+}
+
+/// Starts a task that carries out the tests, and answers.
+pub(super) fn start(
+    tester: anyhow::Result<InsideTester>,
+    plan: Plan,
+    numbers: Numbers,
+    answer: Answer<anyhow::Result<api::InsideTests>>,
+) {
+    tokio::spawn(async move {
+        let tested = match tester {
+            Ok(tester) => carry_out(tester, plan, numbers).await,
+            Err(error) => Err(error),
+        };
+        // A client that has gone misses the answer.
+        let _gone = answer.send(tested);
+    });
+}
+
+async fn carry_out(
+    tester: InsideTester,
+    plan: Plan,
+    numbers: Numbers,
+) -> anyhow::Result<api::InsideTests> {
+    let work = move || {
+        let outcomes = Run { tester, numbers }.all(&plan.tests);
+        (plan, outcomes)
+    };
+    let (plan, outcomes) = spawn_blocking(work).await.context("run the tests")?;
+    let netlink = Netlink::open()?;
+    let mut tests = Vec::new();
+    for (test, outcome) in plan.tests.iter().zip(outcomes) {
+        tests.push(match outcome {
+            Outcome::Reply(recorded) => answered(&plan, test, &recorded),
+            Outcome::Impossible(reason) => impossible(test, &reason),
+            Outcome::Lost(lost) => unanswered(test, &lost, &netlink).await,
+        });
+    }
+    Ok(api::InsideTests { tests })
+}
+
+/// A thread's tests.
+struct Run {
+    tester: InsideTester,
+    numbers: Numbers,
+}
+
+impl Run {
+    /// Carries out all tests, then traces those without reply. Outcomes are in the order of the tests.
+    fn all(mut self, tests: &[Planned]) -> Vec<Outcome> {
+        let chunks = tests.chunks(AT_A_TIME);
+        let mut outcomes: Vec<_> = chunks.flat_map(|chunk| self.together(chunk)).collect();
+        let mut trace = None;
+        for (test, outcome) in tests.iter().zip(&mut outcomes) {
+            if matches!(outcome, Outcome::Lost(_)) {
+                let trace = trace.get_or_insert_with(|| DropTrace::start([PACKET_BYTES, FRAME_BYTES]));
+                *outcome = self.traced(test, trace);
+            }
+        }
+        outcomes
+    }
+
+    /// Puts the requests of all tests in, then waits for the replies that are missing.
+    fn together(&mut self, tests: &[Planned]) -> Vec<Outcome> {
+        let begun: Vec<_> = tests
+            .iter()
+            .map(|test| match &test.owner {
+                Some(owner) => Err(anyhow::anyhow!(
+                    "{} belongs to {owner}; set check_source to an address outside",
+                    test.subject.source
+                )),
+                None => self.begin(test),
+            })
+            .collect();
+        let deadline = Instant::now() + REPLY_LIMIT;
+        let ended = begun.into_iter().map(|request| match request {
+            Ok(request) => self.end(&request, deadline),
+            Err(error) => Err(error),
+        });
+        ended
+            .map(|outcome| outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}"))))
+            .collect()
+    }
+
+    fn begin(&mut self, test: &Planned) -> anyhow::Result<TestRequest> {
+        let request = TestRequest {
+            source: test.subject.source,
+            address: test.subject.address,
+            number: self.numbers.next(),
+            index: test.index,
+            mac: test.mac,
+        };
+        self.tester
+            .begin(&request, REPLY_LIMIT + GRACE, monotonic_ns()?)?;
+        Ok(request)
+    }
+
+    /// Waits for the reply until the deadline, and ends the test.
+    fn end(&mut self, request: &TestRequest, deadline: Instant) -> anyhow::Result<Outcome> {
+        let mut recorded = self.tester.read(request)?;
+        while recorded.left_ns == 0 && Instant::now() < deadline {
+            thread::sleep(INTERVAL);
+            recorded = self.tester.read(request)?;
+        }
+        self.tester.end(request)?;
+        Ok(match recorded.left_ns {
+            0 => Outcome::Lost(Lost {
+                arrived: recorded.arrived_ns != 0,
+                ..Lost::default()
+            }),
+            _ => Outcome::Reply(recorded),
+        })
+    }
+
+    /// Repeats a test without reply, and finds out what the kernel dropped.
+    fn traced(&mut self, test: &Planned, trace: &mut anyhow::Result<DropTrace>) -> Outcome {
+        let mut lost = Lost::default();
+        let mut runs = Vec::new();
+        for _ in 0..RUNS {
+            let outcome = self.traced_once(test, trace);
+            match outcome {
+                Ok((Outcome::Lost(seen), dropped)) => {
+                    lost.arrived |= seen.arrived;
+                    lost.reached_icmp = seen.reached_icmp;
+                    runs.extend(dropped);
+                }
+                // It is answered after all.
+                Ok((outcome, _)) => return outcome,
+                Err(error) => lost.untraced = Some(format!("{error:#}")),
+            }
+        }
+        if let Err(error) = trace {
+            lost.untraced = Some(format!("{error:#}"));
+        }
+        lost.trace = drops::in_each(&runs);
+        Outcome::Lost(lost)
+    }
+
+    fn traced_once(
+        &mut self,
+        test: &Planned,
+        trace: &mut anyhow::Result<DropTrace>,
+    ) -> anyhow::Result<(Outcome, Option<Trace>)> {
+        if let Ok(trace) = trace {
+            // Earlier events are not of this test.
+            trace.text()?;
+        }
+        let before = requests_in(&test.device);
+        let request = self.begin(test)?;
+        let mut outcome = self.end(&request, Instant::now() + TRACED_LIMIT)?;
+        if let (Outcome::Lost(lost), Some(before)) = (&mut outcome, before) {
+            lost.reached_icmp = requests_in(&test.device).map(|after| after > before);
+        }
+        let dropped = match trace {
+            Ok(trace) => Some(drops::parse(&trace.text()?)),
+            Err(_) => None,
+        };
+        Ok((outcome, dropped))
+    }
+}
+
+/// The echo requests that the host's ICMPv6 received by an interface (RFC 4293). The kernel shows none before the first one.
+fn requests_in(device: &IfName) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/net/dev_snmp6/{device}")).ok()?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let found = lines.find(|(name, _)| *name == "Icmp6InType128");
+    found.map_or(Some(0), |(_, count)| count.trim().parse().ok())
+}
+
+/// The result of a test, without its outcome.
+fn result(test: &Planned) -> api::InsideTest {
+    api::InsideTest {
+        tunnel: test.subject.tunnel.to_string(),
+        device: test.device.to_string(),
+        address: Some(test.subject.address),
+        source: Some(test.subject.source),
+        ..api::InsideTest::default()
+    }
+}
+
+fn impossible(test: &Planned, reason: &str) -> api::InsideTest {
+    api::InsideTest {
+        cause: Some("not_tested".to_owned()),
+        sentence: format!("{}: not tested: {reason}", test.subject.address),
+        ..result(test)
+    }
+}
+
+fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest {
+    let took = Duration::from_nanos(recorded.left_ns.saturating_sub(recorded.arrived_ns));
+    let reply = Reply {
+        interface: plan.name(recorded.ifindex),
+        way: Way::try_from(recorded.way).unwrap_or(Way::Unknown),
+        by_programs: recorded.from_ifindex != 0,
+        took,
+    };
+    let judged = judge(&test.subject, &reply);
+    api::InsideTest {
+        pass: judged.pass,
+        redirected: judged.redirected,
+        by_programs: reply.by_programs,
+        interface: Some(reply.interface),
+        milliseconds: Some(took.as_secs_f64() * 1000.0),
+        sentence: judged.sentence,
+        cure: judged.cure,
+        ..result(test)
+    }
+}
+
+async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::InsideTest {
+    let facts = facts(test, lost, netlink).await;
+    let Subject {
+        address, source, ..
+    } = test.subject;
+    let cause = cause(&lost.trace, &facts);
+    let drop = cause.shown_by(&lost.trace.drops);
+    let mut sentence = format!("{address}: no answer to a ping from {source}: ");
+    if let Some(drop) = drop {
+        sentence += &format!("{drop}: ");
+    }
+    sentence += &cause.sentence(&test.device, address, &facts);
+    if let Some(reason) = &lost.untraced {
+        sentence += &format!(" (the kernel's reasons are not known: {reason})");
+    }
+    api::InsideTest {
+        cause: Some(cause.name().to_owned()),
+        reason: drop.map(|drop| drop.reason.clone()),
+        location: drop.and_then(|drop| drop.location.clone()),
+        cure: Some(cause.cure(&test.device, address, source)),
+        sentence,
+        ..result(test)
+    }
+}
+
+/// Facts about the host after a test without reply.
+async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
+    let Subject {
+        address, source, ..
+    } = test.subject;
+    let to_us = RouteQuery {
+        destination: Some(address),
+        ..RouteQuery::default()
+    };
+    let reply = RouteQuery {
+        source: Some(address),
+        destination: Some(source),
+        ..RouteQuery::default()
+    };
+    let to_us = netlink.query_route(to_us).await;
+    let no_route = match netlink.query_route(reply).await {
+        Ok(RouteResult::Refused(error)) => Some(route_error(&error)),
+        Ok(RouteResult::By(_)) | Err(_) => None,
+    };
+    let is_set = |path: &str| Some(setting(path)? != "0");
+    let interval = setting("icmp/ratelimit").and_then(|text| text.parse().ok());
+    let mask = setting("icmp/ratemask");
+    Facts {
+        has_address: matches!(to_us, Ok(RouteResult::By(found)) if found.is_local),
+        arrived: lost.arrived,
+        reached_icmp: lost.reached_icmp,
+        is_disabled: is_set(&format!("conf/{}/disable_ipv6", test.device)),
+        ignores_echo: is_set("icmp/echo_ignore_all"),
+        limits_replies: interval.zip(mask).map(|(interval, mask)| limits_replies(interval, &mask)),
+        no_route,
+        programs_in: others_at(netlink, test, Direction::Ingress).await,
+        programs_out: others_at(netlink, test, Direction::Egress).await,
+    }
+}
+
+/// A setting below /proc/sys/net/ipv6.
+fn setting(path: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/{path}")).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The programs and filters of other software at the tunnel's interface.
+async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
+    let seen = seen_at(netlink, &test.device, test.index, direction).await;
+    let others = seen.unwrap_or_default().into_iter().filter(|seen| !seen.is_ours);
+    let shown = others.map(|seen| format!("{} {} by {}", seen.name, seen.number, seen.hook.name()));
+    shown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sixxs_core::{config, types::Mtu};
+
+    use super::*;
+
+    fn config(more: &str) -> Config {
+        let text = format!(
+            "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = [\"2001:db8:a::2\", \"2001:db8:a::3\"]\n{more}\n\
+             [[tunnel]]\nname = \"sixxs1\"\nkind = \"interface\"\naddress = \"2001:db8:b::2\"\ncheck_source = \"2001:db8:a::3\"\n"
+        );
+        config::parse("f", &text).unwrap()
+    }
+
+    fn links() -> Links {
+        let link = |index, name: &str| Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1280));
+        let veth = Link {
+            layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, 1]),
+            ..link(8, "sixxs1")
+        };
+        [link(7, "sixxs0"), veth].into_iter().collect()
+    }
+
+    #[test]
+    fn each_address_of_a_tunnel_that_is_up_is_tested() {
+        let addresses = |names: &[&str], program: &str| -> Vec<String> {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            let has_program = |name: &IfName| program.contains(name.as_str());
+            let plan = Plan::new(&config(""), &links(), has_program, &names);
+            let tests = plan.tests.iter();
+            tests.map(|test| test.subject.address.to_string()).collect()
+        };
+        let both = "sixxs0 sixxs1";
+        assert_eq!(addresses(&[], both).len(), 3);
+        assert_eq!(addresses(&["sixxs1"], both), ["2001:db8:b::2"]);
+        assert_eq!(addresses(&[], "sixxs0"), ["2001:db8:a::2", "2001:db8:a::3"]);
+        assert!(addresses(&["sixxs1"], "sixxs0").is_empty());
+    }
+
+    #[test]
+    fn the_source_and_the_way_of_leaks_are_those_of_the_configuration() {
+        let outside = "check_source = \"2001:db8:ffff::9\"";
+        let plan = Plan::new(&config(outside), &links(), |_| true, &[]);
+        let [first, _, last] = &plan.tests[..] else {
+            panic!("{:?}", plan.tests)
+        };
+        assert_eq!(first.subject.source.to_string(), "2001:db8:ffff::9");
+        assert!(first.subject.can_redirect && first.owner.is_none());
+        // It has a link layer and no gateway, and a source that the other tunnel has.
+        assert!(!last.subject.can_redirect);
+        assert_eq!(last.owner.as_ref().map(IfName::as_str), Some("sixxs0"));
+        assert_eq!((plan.name(8), plan.name(9)), ("sixxs1".to_owned(), "interface 9".to_owned()));
+        let plan = Plan::new(&config(""), &links(), |_| true, &[]);
+        assert_eq!(plan.tests[0].subject.source, DEFAULT_SOURCE);
+    }
+
+    #[test]
+    fn tests_at_a_time_have_different_numbers() {
+        let numbers = Numbers::default();
+        let other = numbers.clone();
+        assert_ne!(numbers.next().sequence, other.next().sequence);
+    }
+}
