@@ -74,7 +74,9 @@ impl EchoCounts {
         self.answered.saturating_add(self.astray)
     }
 
-    const fn since(&self, earlier: &Self) -> Self {
+    /// The counts since earlier ones.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(earlier.requests),
             answered: self.answered.saturating_sub(earlier.answered),

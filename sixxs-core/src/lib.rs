@@ -21,6 +21,7 @@
 //! * [`reconcile_limiter`] – the rate limit of reconcile rounds
 //! * [`program_poll`] – how often detached programs are looked for
 //! * [`echo_health`] – evaluates echo pairing: whether a tunnel answers
+//! * [`history`] – the history of tunnels: records of minutes, availability, outages
 //! * [`outer_traffic`] – evaluates outer packets: where a silent tunnel is silent
 //! * [`deprecation`] – which addresses are deprecated because their link fails
 //! * [`correction_limiter`] – limits the reports of repeated corrections
@@ -50,6 +51,7 @@ pub mod enforce;
 pub mod explain;
 pub mod failure_tracker;
 pub mod health;
+pub mod history;
 pub mod host;
 pub mod init;
 pub mod inside_test;

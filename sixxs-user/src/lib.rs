@@ -12,6 +12,7 @@ pub mod control;
 pub mod daemon;
 mod deprecation;
 pub mod driver;
+mod history;
 mod hooks;
 pub mod host;
 mod metrics;

@@ -5,7 +5,9 @@ mod broker_overlay;
 mod check;
 mod doctor;
 mod explain;
+mod history;
 mod init;
+mod locale;
 mod output;
 mod reload;
 mod show;
@@ -208,6 +210,8 @@ enum Command {
     Doctor,
     /// Show the path that a packet would take: rules, route, program, size; and why, if it is the wrong one.
     Explain(explain::Arguments),
+    /// Show availability by hour and day, and outages, from the records of up to 400 days.
+    History(history::Arguments),
     /// Show missing objects, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
@@ -320,6 +324,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
         Command::Check { names } => check::check(&socket, json, &names).await,
         Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Explain(asked) => explain::explain(&paths, json, asked).await,
+        Command::History(arguments) => history::history(&paths, json, &arguments),
         Command::Reload { check: true, .. } => {
             reload::preview_reload(&paths, json, is_config_given).await
         }

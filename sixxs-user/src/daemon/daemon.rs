@@ -23,6 +23,7 @@ use super::{
     leak_details::{Evidence, recursion},
     leak_reports::{self, LeakReports},
     metrics_snapshot,
+    observations::observations,
     operations::Operations,
     outer_traffic::{OuterMonitors, Watched, silent_tunnel},
     readings::{Readings, echo_times},
@@ -278,12 +279,15 @@ impl Daemon {
     /// Judges the health of all tunnels: reports changes, and lets other links of groups take over.
     async fn judge_health(&mut self) -> anyhow::Result<()> {
         let now = self.now();
-        let judged = self.snapshot().map(|snapshot| judge_all(&snapshot));
+        let judged = self.snapshot().map(|snapshot| {
+            let judged = judge_all(&snapshot);
+            (observations(&snapshot, &judged), judged)
+        });
         if judged.is_err() {
             self.health.postpone(now);
             self.enforcer_mut().deprecator.postpone(now);
         }
-        let judged = judged?;
+        let (observed, judged) = judged?;
         let links = judged.iter();
         let links = links.map(|(name, health)| (name.clone(), LinkState::of(health)));
         let links = links.collect();
@@ -293,7 +297,7 @@ impl Daemon {
             enforcer.run_round_or_report().await;
         }
         enforcer.raise(switches.iter().map(health::switched));
-        self.enforcer_mut().judged(&judged);
+        self.enforcer_mut().judged(&judged, observed);
         let reports = self.health.report(now, judged);
         self.enforcer_mut().raise(reports);
         Ok(())
@@ -347,6 +351,7 @@ impl Daemon {
             tunnels: names.into_iter().map(tunnel).collect(),
             groups: of_groups.filter_map(group).collect(),
             echo_times: BTreeMap::new(),
+            last_days: enforcer.history.last_days(),
             now,
             since_boot: self.operations.context.clock.now().elapsed,
             corrections: enforcer.tamper_log.corrections(),

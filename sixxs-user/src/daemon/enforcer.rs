@@ -1,7 +1,7 @@
 //! Rounds: each scans the host and reconciles it with the intent. They run as often as the rate limit allows.
 //!
-//! Composes the intent, the drivers, the endpoint updates, the probes, the reconciler, the tamper log, the problems and the alerts. Must not know
-//! requests, leaks or health.
+//! Composes the intent, the drivers, the endpoint updates, the probes, the history, the reconciler, the tamper log, the problems
+//! and the alerts. Must not know requests, leaks or health.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +11,8 @@ use std::{
 
 use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
-    health::Health, program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter, tunnel::State,
-    types::IfName,
+    health::Health, history::Observation, program_poll::ProgramPoll,
+    reconcile_limiter::ReconcileLimiter, tunnel::State, types::IfName,
 };
 use tokio::time::Instant;
 use tracing::warn;
@@ -21,10 +21,12 @@ use super::{
     alerts::Alerts,
     deprecator::{Deprecator, Intended},
     endpoint_updates::EndpointUpdates,
+    history::History,
     intent::Intent,
     listeners::Listeners,
     probes::Probes,
     problems::Problems,
+    readings::reply_times,
     reconciler::{Goal, Reconciler, Round},
     tamper_log::{Correction, TamperLog},
     tunnels::Tunnels,
@@ -60,6 +62,7 @@ pub(super) struct Enforcer {
     pub(super) alerts: Alerts,
     pub(super) updates: EndpointUpdates,
     pub(super) probes: Probes,
+    pub(super) history: History,
     pub(super) tamper_log: TamperLog,
     pub(super) deprecator: Deprecator,
     watcher: Arc<Watcher>,
@@ -83,6 +86,7 @@ pub(super) struct Parts {
     pub(super) alerts: Alerts,
     pub(super) updates: EndpointUpdates,
     pub(super) probes: Probes,
+    pub(super) history: History,
     pub(super) watcher: Arc<Watcher>,
     pub(super) paths: Paths,
 }
@@ -98,6 +102,7 @@ impl Enforcer {
             alerts,
             updates,
             probes,
+            history,
             watcher,
             paths,
         } = parts;
@@ -112,6 +117,7 @@ impl Enforcer {
             alerts,
             updates,
             probes,
+            history,
             tamper_log: TamperLog::default(),
             watcher,
             limiter: ReconcileLimiter::default(),
@@ -230,6 +236,7 @@ impl Enforcer {
 
     fn record(&mut self, corrections: Vec<Correction>) {
         for correction in corrections {
+            self.history.corrected(correction.tunnel.as_ref());
             let now = self.now();
             let report = self.tamper_log.record_correction(correction, now);
             self.raise(report);
@@ -309,9 +316,17 @@ impl Enforcer {
         done.problems
     }
 
-    /// Takes the present health of all tunnels, and requests a round if other links fail than before.
-    pub(super) fn judged(&mut self, health: &BTreeMap<IfName, Health>) {
+    /// Takes the present health of all tunnels, and requests a round if other links fail than before. What is observed goes
+    /// into the history.
+    pub(super) fn judged(
+        &mut self,
+        health: &BTreeMap<IfName, Health>,
+        observed: BTreeMap<IfName, Observation>,
+    ) {
         let now = self.now();
+        let programs = self.reconciler.programs();
+        self.history
+            .observe(now, observed, |name| reply_times(programs, name));
         let intended = Intended {
             config: self.intent.effective(),
             started: &self.tunnels.started(),
@@ -351,6 +366,7 @@ impl Enforcer {
             .chain(self.listeners.problem().cloned())
             .chain(self.alerts.hook_problems())
             .chain(self.updates.problems())
+            .chain(self.history.problem())
             .collect()
     }
 

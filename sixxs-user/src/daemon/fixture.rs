@@ -81,6 +81,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         started: names,
         readings: Readings::default(),
         echo_times: BTreeMap::new(),
+        last_days: BTreeMap::new(),
         now: Duration::ZERO,
         since_boot: Duration::ZERO,
         corrections: 0,

@@ -5,9 +5,9 @@
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
 //! and [`health`] the health of tunnels, [`groups`] which link carries the prefixes of a group, [`deprecator`] the
-//! addresses of links that fail, [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks that report this
-//! host's address, [`probes`] those that probe links. [`snapshot`] is the state as plain data; [`status`] and [`metrics_snapshot`]
-//! are functions of it.
+//! addresses of links that fail, [`history`], [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks that report this
+//! host's address, [`probes`] those that probe links. [`snapshot`] is the state as plain data; [`status`], [`observations`] and
+//! [`metrics_snapshot`] are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
 //! * the control server ([`crate::control`]): `listeners` starts it, and aborts it when the daemon ends;
@@ -17,6 +17,8 @@
 //!   with that configuration or with the daemon;
 //! * one per stop of drivers: [`operations`] starts it; it ends when the drivers have stopped, and the daemon
 //!   waits for it at its end;
+//! * one per request for inside tests that counts their results for the history: [`history`] starts it, and it ends with the
+//!   answer;
 //! * one per request for inside tests, with a thread that carries them out: [`operations`] starts it, and it ends when
 //!   it has answered;
 //! * one per reload by a signal and per revert, which logs the outcome and ends;
@@ -29,6 +31,7 @@
 //!
 //! Threads:
 //! * "tunnels", the I/O thread of native tunnels: the first native tunnel starts it; it ends with the process;
+//! * "history", which writes the history: [`history`] starts it; it ends with the last batch after its [`history::History`];
 //! * "fd-store", which passes descriptors to systemd: [`start`] starts it under systemd; it ends with the last
 //!   handle of the store;
 //! * those that load the programs: [`start`] starts them, and waits for them.
@@ -54,12 +57,14 @@ mod fixture;
 mod group_status;
 mod groups;
 mod health;
+mod history;
 mod inside_tests;
 mod intent;
 mod leak_details;
 mod leak_reports;
 mod listeners;
 mod metrics_snapshot;
+mod observations;
 mod operations;
 mod outer_traffic;
 mod probes;

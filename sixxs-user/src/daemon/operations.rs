@@ -82,6 +82,7 @@ impl Operations {
             &names.tunnels,
         );
         let tester = reconciler.programs().inside_tester();
+        let answer = self.enforcer.history.counting(answer);
         inside_tests::start(tester, plan, self.numbers.clone(), answer);
     }
 

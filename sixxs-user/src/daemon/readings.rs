@@ -197,6 +197,11 @@ pub(super) fn echo_times(
     Ok(all)
 }
 
+/// The reply times of a tunnel; `None`: it has no slot, or they cannot be read.
+pub(super) fn reply_times(programs: &Kernel, name: &IfName) -> Option<Times> {
+    programs.times(programs.slot(name)?).ok()
+}
+
 /// Seconds, rounded down to a tenth.
 fn seconds(ns: u64) -> f64 {
     let tenths = ns / 100_000_000;

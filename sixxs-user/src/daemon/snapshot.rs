@@ -17,6 +17,7 @@ use sixxs_core::{
     echo_health::EchoHealth,
     endpoint::Endpoint,
     enforce::screening::XdpPlace,
+    history::LastDay,
     link::Links,
     link_quality::{Quality, Summary},
     outer_traffic::SilentTunnel,
@@ -55,6 +56,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) readings: Readings,
     /// Echo times by tunnel. Empty if they were not requested.
     pub(super) echo_times: BTreeMap<IfName, EchoTimes>,
+    /// The last day of tunnels, by the history.
+    pub(super) last_days: BTreeMap<IfName, LastDay>,
     /// The time since the start of the daemon.
     pub(super) now: Duration,
     /// The time since boot.

@@ -13,6 +13,7 @@ use super::{
     endpoint_updates::EndpointUpdates,
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
+    history::History,
     inside_tests::Numbers,
     intent::Intent,
     listeners::Listeners,
@@ -82,17 +83,14 @@ pub(super) async fn start(
         tunnels,
         reconciler: Reconciler::new(netlink, programs, !options.movable_clock),
         listeners: Listeners::new(paths.clone(), handle),
+        history: History::start(&paths.state_dir, clock.clone(), context.notifier.clone()),
         alerts: Alerts::new(clock),
         updates: EndpointUpdates::new(context.for_updates()),
         probes: Probes::new(probed_sender),
         watcher,
         paths: paths.clone(),
     });
-    // A driver reports later. Until then its tunnel has the stored parameters.
-    let learned = context.stored_parameters(enforcer.intent.wanted()).await;
-    enforcer.intent.resume(learned);
-    enforcer.run_round().await?;
-    enforcer.listeners.listen();
+    first_round(&mut enforcer, &context).await?;
     let operations = Operations {
         pending: BTreeSet::new(),
         enforcer,
@@ -104,6 +102,16 @@ pub(super) async fn start(
     let pruning = tokio::spawn(prune(connects));
     let daemon = Daemon::new(operations, options.on_demand, pruning)?;
     Ok((daemon, sources))
+}
+
+/// Runs the first round, then listens for clients.
+async fn first_round(enforcer: &mut Enforcer, context: &DriverContext) -> anyhow::Result<()> {
+    // A driver reports later. Until then its tunnel has the stored parameters.
+    let learned = context.stored_parameters(enforcer.intent.wanted()).await;
+    enforcer.intent.resume(learned);
+    enforcer.run_round().await?;
+    enforcer.listeners.listen();
+    Ok(())
 }
 
 /// The senders of drivers and of probes.

@@ -76,6 +76,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
     let link = snapshot.links.by_name(name);
     let by_wireguard = known.view.wireguard.as_ref();
     let health = health::judge(snapshot, tunnel);
+    let last_day = snapshot.last_days.get(name);
     api::Tunnel {
         name: name.to_string(),
         kind: api::Kind::from(&tunnel.kind),
@@ -84,6 +85,8 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
         reason: state.reason().map(str::to_owned),
         health: health.level.into(),
         health_reasons: health.reasons.iter().map(ToString::to_string).collect(),
+        available_percent_24h: last_day.map(|day| f64::from(day.hundredths) / 100.0),
+        outages_24h: last_day.map(|day| day.outages),
         account: known.account.clone(),
         until: state.until_unix().map(rfc3339),
         update: known.update.as_ref().map(update),
@@ -104,14 +107,8 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
             false => api::Routing::Missing,
         },
         program: program(snapshot.hooks.get(name)),
-        packets: api::InOut {
-            incoming: get(Stat::InPackets),
-            out: packets_out(readings.counters(name)),
-        },
-        bytes: api::InOut {
-            incoming: get(Stat::InBytes),
-            out: get(Stat::OutBytes),
-        },
+        packets: packets(readings.counters(name)),
+        bytes: bytes(readings.counters(name)),
         echo: echo(name, readings),
         proof: proof(name, readings, snapshot.echo_times.get(name)),
         probes: known.probes.as_ref().map(group_status::probes),
@@ -125,6 +122,22 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
             get(Stat::InOwnSource),
             readings.forged(name),
         ),
+    }
+}
+
+/// Packets on a tunnel's interface.
+fn packets(counters: &Counters) -> api::InOut {
+    api::InOut {
+        incoming: counters[Stat::InPackets.index()],
+        out: packets_out(counters),
+    }
+}
+
+/// Bytes on a tunnel's interface.
+const fn bytes(counters: &Counters) -> api::InOut {
+    api::InOut {
+        incoming: counters[Stat::InBytes.index()],
+        out: counters[Stat::OutBytes.index()],
     }
 }
 
@@ -284,6 +297,7 @@ pub(super) fn counters(readings: &Readings) -> api::Counters {
 mod tests {
     use sixxs_core::{
         broker::connects::{Wait, WaitReason},
+        history::LastDay,
         routing::{Desired, Plan, diff},
     };
 
@@ -312,6 +326,27 @@ mod tests {
         let now = snapshot(&config, &host, &plan);
         let shown = status(&now, BTreeMap::new(), 0);
         assert_eq!(shown.tunnels[0].routing, api::Routing::Missing);
+    }
+
+    #[test]
+    fn a_tunnel_without_records_has_no_last_day() {
+        let config = config(&["sixxs0", "sixxs1"]);
+        let host = host(&["sixxs0", "sixxs1"]);
+        let plan = Plan::default();
+        let mut now = snapshot(&config, &host, &plan);
+        let last_day = LastDay {
+            hundredths: 9980,
+            outages: 2,
+        };
+        now.last_days.insert("sixxs0".parse().unwrap(), last_day);
+        let shown = status(&now, BTreeMap::new(), 0);
+        let found = shown.tunnels.iter();
+        let found: Vec<_> = found
+            .map(|tunnel| (tunnel.available_percent_24h, tunnel.outages_24h))
+            .collect();
+        assert_eq!(found, [(Some(99.8), Some(2)), (None, None)]);
+        let text = crate::control::text::status(&shown);
+        assert_eq!(text.matches("  24 h      99.8% available, 2 outages\n").count(), 1, "{text}");
     }
 
     #[test]

@@ -58,6 +58,10 @@ pub struct Tunnel {
     #[serde(default)]
     pub health_reasons: Vec<String>,
     #[serde(default)]
+    pub available_percent_24h: Option<f64>,
+    #[serde(default)]
+    pub outages_24h: Option<u32>,
+    #[serde(default)]
     pub until: Option<String>,
     #[serde(default)]
     pub carrier: Option<String>,

@@ -54,6 +54,7 @@ mod footprint;
 mod full_tunnel;
 mod groups;
 mod health;
+mod history;
 mod hooks;
 mod init;
 mod inside_test;

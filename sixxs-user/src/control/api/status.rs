@@ -86,6 +86,12 @@ pub struct Tunnel {
     /// The reasons why it is not healthy, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_reasons: Vec<String>,
+    /// Percentage of the last 24 hours in which it did not fail; `null` if nothing is recorded.
+    #[serde(default)]
+    pub available_percent_24h: Option<f64>,
+    /// Number of outages in that time; `null` if nothing is recorded.
+    #[serde(default)]
+    pub outages_24h: Option<u32>,
     /// The name of its interface, if the configuration has a pattern for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,

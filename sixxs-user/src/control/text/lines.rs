@@ -1,19 +1,19 @@
 //! Lines of text: appends and wraps them.
 
 /// Width of the terminal in columns. Of a line that is longer, the least important parts are left out, or it is wrapped.
-pub(super) const WIDTH: usize = 80;
+pub(crate) const WIDTH: usize = 80;
 
 /// The width of a label in front of a line, in columns.
 pub(super) const LABEL: usize = 12;
 
 /// Appends a line.
-pub(super) fn push_line(text: &mut String, line: &str) {
+pub(crate) fn push_line(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
 }
 
 /// Joins the parts that fit into a line of this width, the most important first. The first one is always there.
-pub(super) fn fitting(parts: &[String], columns: usize) -> String {
+pub(crate) fn fitting(parts: &[String], columns: usize) -> String {
     let mut line = String::new();
     for (index, part) in parts.iter().enumerate() {
         let width = line.chars().count() + part.chars().count();

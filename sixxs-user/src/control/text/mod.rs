@@ -8,11 +8,10 @@ mod status;
 
 use crate::control::api::Counters;
 
-use lines::push_line;
-
 pub use alert::alert;
 pub use lines::wrapped;
-pub(crate) use numbers::short_time;
+pub(crate) use lines::{WIDTH, fitting, push_line};
+pub(crate) use numbers::{counted, short_time};
 pub use status::status;
 
 /// The output of `sixxs counters`: counters that are not zero, or all.

@@ -1,7 +1,7 @@
 //! Numbers, sizes and times as text.
 
 /// A count with its noun.
-pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     match count {
         1 => format!("1 {one}"),
         count => format!("{count} {many}"),

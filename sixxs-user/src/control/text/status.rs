@@ -243,6 +243,24 @@ fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
     if let Some(probes) = &tunnel.probes {
         push_line(text, &format!("  probes    {}", groups::probes(probes)));
     }
+    if let Some(percent) = tunnel.available_percent_24h {
+        let outages = tunnel.outages_24h.unwrap_or(0);
+        push_line(text, &format!("  24 h      {}", last_day(percent, outages)));
+    }
+}
+
+/// The availability of the last day, rounded down to tenths: 100% only if there was no failure.
+fn last_day(percent: f64, outages: u32) -> String {
+    let hundredths = format!("{percent:.2}");
+    let tenths = hundredths.get(..hundredths.len() - 1).unwrap_or_default();
+    let outages = match outages {
+        0 => String::new(),
+        outages => format!(", {}", counted(outages.into(), "outage", "outages")),
+    };
+    match tenths {
+        "100.0" => format!("100% available{outages}"),
+        tenths => format!("{tenths}% available{outages}"),
+    }
 }
 
 /// The outer packets of a tunnel, with the time of the last ones.
@@ -392,6 +410,15 @@ mod tests {
             shown(Some(7.0), &[Some(7.0), None]),
             "7.0 s ago (1 of 2 peers)"
         );
+    }
+
+    #[test]
+    fn the_last_day_is_never_rounded_up() {
+        assert_eq!(last_day(100.0, 0), "100% available");
+        assert_eq!(last_day(99.99, 1), "99.9% available, 1 outage");
+        assert_eq!(last_day(99.8, 2), "99.8% available, 2 outages");
+        assert_eq!(last_day(7.05, 0), "7.0% available");
+        assert_eq!(last_day(0.0, 1), "0.0% available, 1 outage");
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! The style: colours by meaning, which are never the only sign, and the characters for drawing.
 
-use std::env;
-
 use ratatui_core::style::{Color, Modifier, Style};
 
 use super::super::model::Urgency;
+use crate::cli::locale;
 
 /// The terminal's abilities and the user's preferences.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +42,9 @@ impl Meaning {
 impl Theme {
     /// From the environment: NO_COLOR (if not empty, as in no-color.org), and the locale.
     pub(in super::super) fn of_environment(ascii: bool) -> Self {
-        let value = |name| env::var(name).ok().filter(|value| !value.is_empty());
         Self {
-            colour: value("NO_COLOR").is_none(),
-            ascii: ascii || !is_utf8(value),
+            colour: locale::variable("NO_COLOR").is_none(),
+            ascii: ascii || !locale::is_utf8(locale::variable),
         }
     }
 
@@ -103,35 +101,9 @@ impl Theme {
     }
 }
 
-/// As in POSIX: the first of these variables that is not empty counts.
-fn is_utf8(value: impl Fn(&'static str) -> Option<String>) -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value);
-    let locale = locale.unwrap_or_default().to_lowercase();
-    locale.ends_with("utf-8") || locale.ends_with("utf8") || locale.contains("utf-8@")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_locale_says_what_can_be_shown() {
-        for (settings, expected) in [
-            (&[("LANG", "C.UTF-8")][..], true),
-            (&[("LANG", "de_DE.utf8")], true),
-            (&[("LANG", "de_DE.UTF-8@euro")], true),
-            (&[("LANG", "C")], false),
-            (&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")], false),
-            (&[("LANG", "C"), ("LC_CTYPE", "C.UTF-8")], true),
-            (&[], false),
-        ] {
-            let value = |name| {
-                let found = settings.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| (*value).to_owned())
-            };
-            assert_eq!(is_utf8(value), expected, "{settings:?}");
-        }
-    }
 
     #[test]
     fn sparklines_are_as_high_as_their_highest() {
