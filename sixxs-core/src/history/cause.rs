@@ -189,7 +189,12 @@ mod tests {
             (&waiting, false, false, "interface missing"),
             (&waiting, true, true, "interface down"),
             (&not_up(State::Connecting(None)), true, false, "connecting"),
-            (&not_up(State::Connecting(None)), true, true, "broker silent"),
+            (
+                &not_up(State::Connecting(None)),
+                true,
+                true,
+                "broker silent",
+            ),
             (&lossy, true, false, "packets lost"),
             (&lossy, true, true, "broker silent"),
             (&Reason::Unanswered(3), true, false, "no reply"),

@@ -3,7 +3,7 @@
 /// Minutes of a day.
 pub const PER_DAY: u32 = 24 * 60;
 
-/// A minute of Unix time. Days and hours are those of UTC.
+/// A minute of Unix time. Its day and hour are in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Minute(u32);
 

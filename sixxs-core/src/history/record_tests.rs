@@ -27,21 +27,23 @@ fn any_record() -> impl Strategy<Value = Record> {
     );
     let shares = (option::of(0u64..=250), option::of(0u64..=250));
     let counts = (option::of(any::<u64>()), any::<u64>(), any::<u64>());
-    (health, shares, counts).prop_map(|(health, (outside, inside), (median, leaks, corrections))| {
-        let (state, level, failing_seconds, cause) = health;
-        let share = |part: Option<u64>| Share::of(part?, 250);
-        Record {
-            state,
-            level,
-            failing_seconds,
-            cause,
-            outside: share(outside),
-            inside: share(inside),
-            median: median.map(Duration::from_micros),
-            leaks,
-            corrections,
-        }
-    })
+    (health, shares, counts).prop_map(
+        |(health, (outside, inside), (median, leaks, corrections))| {
+            let (state, level, failing_seconds, cause) = health;
+            let share = |part: Option<u64>| Share::of(part?, 250);
+            Record {
+                state,
+                level,
+                failing_seconds,
+                cause,
+                outside: share(outside),
+                inside: share(inside),
+                median: median.map(Duration::from_micros),
+                leaks,
+                corrections,
+            }
+        },
+    )
 }
 
 proptest! {
@@ -58,7 +60,7 @@ proptest! {
             ..record
         };
         prop_assert_eq!(read, rounded);
-        // What was read is stored as it was.
+        // A record that was read is stored in the same way again.
         prop_assert_eq!(read.to_bytes(minute), record.to_bytes(minute));
     }
 

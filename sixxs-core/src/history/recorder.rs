@@ -126,10 +126,10 @@ impl Recorder {
     }
 }
 
-/// What has happened to a tunnel in the present minute.
+/// The present minute of a tunnel.
 #[derive(Debug)]
 struct Tally {
-    /// The counters at its begin. Pings that waited then are those of this minute.
+    /// The counters at its begin. Pings that waited then count for this minute.
     echo: EchoCounts,
     leaks: u64,
     times: Option<Times>,
@@ -191,7 +191,10 @@ impl Tally {
     /// The record of the minute, with the reply times at its end.
     fn record(&self, times: Option<&Times>) -> Record {
         // Of the worst level, the cause that took longest.
-        let fault = self.faults.iter().max_by_key(|((level, _), time)| (*level, **time));
+        let fault = self
+            .faults
+            .iter()
+            .max_by_key(|((level, _), time)| (*level, **time));
         let (level, cause) = match fault {
             Some(((level, cause), _)) => (*level, Some(*cause)),
             None => (Level::Healthy, None),
@@ -215,7 +218,10 @@ impl Tally {
     /// The part of the minute in which the tunnel failed, in sixtieths of the time that is known: 0 and 60 only if it is
     /// exactly that.
     fn failing_seconds(&self) -> u8 {
-        let failing = self.faults.iter().filter(|((level, _), _)| *level == Level::Failing);
+        let failing = self
+            .faults
+            .iter()
+            .filter(|((level, _), _)| *level == Level::Failing);
         let failing: Duration = failing.map(|(_, time)| *time).sum();
         if failing.is_zero() {
             return 0;

@@ -67,7 +67,10 @@ fn a_minute_is_recorded_once_it_has_ended() {
     let ended = recorder.observe(at(10), FIRST, observed(), |_| None);
     assert!(ended.is_empty());
     let ended = recorder.observe(at(60), FIRST.plus(1), observed(), |_| None);
-    let found: Vec<_> = ended.iter().map(|e| (e.tunnel.as_str(), e.minute)).collect();
+    let found: Vec<_> = ended
+        .iter()
+        .map(|e| (e.tunnel.as_str(), e.minute))
+        .collect();
     assert_eq!(found, [("a", FIRST), ("b", FIRST)]);
     assert_eq!(ended[0].record.level, Level::Healthy);
     assert_eq!(ended[0].record.failing_seconds, 0);

@@ -35,7 +35,7 @@ const fn header() -> [u8; HEADER_BYTES] {
     ]
 }
 
-/// The number of laps that can be told apart: some 16 years.
+/// Laps with different numbers: some 16 years.
 const LAPS: u32 = 15;
 
 /// The number of a minute's place.

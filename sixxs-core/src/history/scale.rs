@@ -45,7 +45,7 @@ mod tests {
             let found = expand(code, mantissa);
             prop_assert!(found <= value);
             prop_assert!(value - found <= value >> mantissa);
-            // A rounded number stays as it is, and the order of numbers is that of their codes.
+            // A rounded number stays as it is, and codes have the order of their numbers.
             prop_assert_eq!(compress(found, mantissa), code);
             prop_assert!(compress(value + 1, mantissa) >= code);
         }

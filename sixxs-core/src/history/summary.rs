@@ -86,9 +86,9 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Whether it may still go on: no later minute can be recorded yet. A record comes some seconds after its minute.
+    /// Whether it may still continue: no later minute can be recorded yet. A record comes some seconds after its minute.
     #[must_use]
-    pub fn goes_on(&self, now: Minute) -> bool {
+    pub fn continues(&self, now: Minute) -> bool {
         self.end.plus(1) >= now
     }
 }

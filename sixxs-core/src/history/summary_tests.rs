@@ -93,11 +93,11 @@ fn one_failing_second_is_no_outage_and_not_all() {
 }
 
 #[test]
-fn an_outage_goes_on_until_a_later_minute_can_be_recorded() {
+fn an_outage_continues_until_a_later_minute_can_be_recorded() {
     let summary = Summary::of(&day(&[(10, failing(60, Cause::NoReply))]));
     let outage = summary.outages[0];
-    let goes_on = [11, 12, 13].map(|minute| outage.goes_on(MIDNIGHT.plus(minute)));
-    assert_eq!(goes_on, [true, true, false]);
+    let continues = [11, 12, 13].map(|minute| outage.continues(MIDNIGHT.plus(minute)));
+    assert_eq!(continues, [true, true, false]);
 }
 
 #[test]
@@ -108,7 +108,10 @@ fn an_unknown_minute_is_no_outage_and_ends_one() {
     let summary = Summary::of(&records);
     assert_eq!(
         outages(&summary),
-        ["10 to 12, 120 s, interface down", "13 to 14, 60 s, interface down"]
+        [
+            "10 to 12, 120 s, interface down",
+            "13 to 14, 60 s, interface down"
+        ]
     );
     assert_eq!(summary.totals.availability.minutes, 1439);
     assert_eq!(summary.totals.availability.failing_seconds, 180);

@@ -346,7 +346,12 @@ mod tests {
             .collect();
         assert_eq!(found, [(Some(99.8), Some(2)), (None, None)]);
         let text = crate::control::text::status(&shown);
-        assert_eq!(text.matches("  24 h      99.8% available, 2 outages\n").count(), 1, "{text}");
+        assert_eq!(
+            text.matches("  24 h      99.8% available, 2 outages\n")
+                .count(),
+            1,
+            "{text}"
+        );
     }
 
     #[test]

@@ -72,7 +72,11 @@ fn a_lap_later_earlier_records_are_absent() {
         [(last, 1), (last + 1, 2), (last + 2, 3)]
     );
     assert_eq!(found(&path, 0, last + RECORDS - 1).len(), 3);
-    assert_eq!(found(&path, 0, last + RECORDS).len(), 2, "the first is too old");
+    assert_eq!(
+        found(&path, 0, last + RECORDS).len(),
+        2,
+        "the first is too old"
+    );
     let later = last + RECORDS;
     write(&path, FIRST.plus(later), &record(4)).unwrap();
     assert_eq!(found(&path, later, later + 9), [(later, 4)]);
@@ -131,5 +135,8 @@ fn a_directory_in_the_place_of_the_file_is_an_error() {
     fs::create_dir(&path).unwrap();
     let error = write(&path, FIRST, &record(1)).unwrap_err();
     let shown = format!("{error:#}");
-    assert!(shown.starts_with(&format!("open {}: ", path.display())), "{shown}");
+    assert!(
+        shown.starts_with(&format!("open {}: ", path.display())),
+        "{shown}"
+    );
 }

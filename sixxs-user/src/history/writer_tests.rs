@@ -162,7 +162,13 @@ fn old_files_of_other_tunnels_are_removed() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     left.sort_unstable();
-    let expected = ["foreign", "foreign.old", "wanted.ring", "young.ring", "young.ring.old"];
+    let expected = [
+        "foreign",
+        "foreign.old",
+        "wanted.ring",
+        "young.ring",
+        "young.ring.old",
+    ];
     assert_eq!(left, expected);
     // A directory that does not exist is no error.
     remove_old(&directory.path().join("missing"), &BTreeSet::new());

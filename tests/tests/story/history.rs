@@ -41,7 +41,7 @@ impl<'a> MinuteClock<'a> {
 
     /// Sets the clock of a daemon that was just started.
     fn set_back(fixture: &'a Fixture, minutes_ago: u64) -> Result<Self> {
-        // The daemon observes its tunnels when it starts. After so many requests it has handled that event too.
+        // The daemon observes its tunnels when it starts. After these requests it has handled that event too.
         for _ in 0..20 {
             fixture.program.status()?;
         }
@@ -154,7 +154,8 @@ fn an_outage_is_recorded_with_its_reason() -> Result<()> {
     tunnel.delete()?;
     let health = |wanted: &'static str| {
         fixture.program.status_until(wanted, move |status| {
-            status.tunnel(name).health == wanted && status.tunnel(name).is_whole() == (wanted == "healthy")
+            status.tunnel(name).health == wanted
+                && status.tunnel(name).is_whole() == (wanted == "healthy")
         })
     };
     health("failing")?;
@@ -166,8 +167,12 @@ fn an_outage_is_recorded_with_its_reason() -> Result<()> {
     assert_eq!(field(&record, "health"), "failing");
     assert_eq!(field(&record, "failing_seconds"), "60");
     assert_eq!(field(&record, "reason"), "interface missing");
-    let goes_on = report(&fixture, "400d")?;
-    assert_eq!(goes_on["outages"].as_array().map(Vec::len), Some(1), "{goes_on:#}");
+    let present = report(&fixture, "400d")?;
+    assert_eq!(
+        present["outages"].as_array().map(Vec::len),
+        Some(1),
+        "{present:#}"
+    );
 
     tunnel.create()?;
     health("healthy")?;
@@ -206,7 +211,10 @@ fn outage_is_shown(fixture: &Fixture, name: &str) -> Result<()> {
         assert!(days.any(|day| day[10..].contains(is_block)), "{text}");
         let outage = text.lines().last().unwrap_or_default();
         assert!(outage.ends_with(", interface missing"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
     }
     let unknown = shown(fixture, "C", &["sixxs9"])?;
     assert_eq!(unknown.code, 1);
@@ -219,7 +227,10 @@ fn outage_is_shown(fixture: &Fixture, name: &str) -> Result<()> {
         (tunnel.available_percent_24h, tunnel.outages_24h)
     };
     let (percent, outages) = last_day(name);
-    assert!(percent.is_some_and(|percent| percent < 100.0), "{status:#?}");
+    assert!(
+        percent.is_some_and(|percent| percent < 100.0),
+        "{status:#?}"
+    );
     assert_eq!(outages, Some(1));
     assert_eq!(last_day("sixxs1"), (Some(100.0), Some(0)));
     let screen = fixture.program.run_ok(&["status"])?.stdout;
@@ -233,7 +244,10 @@ fn a_kill_costs_the_last_minute() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let nothing = shown(&fixture, "C", &[])?;
     assert_eq!(nothing.code, 0);
-    assert!(nothing.stdout.starts_with("nothing is recorded yet"), "{nothing:?}");
+    assert!(
+        nothing.stdout.starts_with("nothing is recorded yet"),
+        "{nothing:?}"
+    );
     let daemon = start(&fixture)?;
     let mut clock = MinuteClock::start(&fixture, 120)?;
     for _ in 0..2 {
@@ -244,7 +258,7 @@ fn a_kill_costs_the_last_minute() -> Result<()> {
     daemon.kill()?;
     assert_eq!(lines(&fixture)?, before);
 
-    // What comes later is added.
+    // Later minutes are added.
     let daemon = start(&fixture)?;
     let mut clock = MinuteClock::start(&fixture, 60)?;
     clock.next()?;

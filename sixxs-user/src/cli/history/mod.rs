@@ -55,7 +55,11 @@ struct Period {
     until: Minute,
 }
 
-pub(super) fn history(paths: &Paths, json: bool, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn history(
+    paths: &Paths,
+    json: bool,
+    arguments: &Arguments,
+) -> anyhow::Result<ExitCode> {
     if json && arguments.csv {
         bail!("--json and --csv are two formats; choose one of them");
     }
@@ -115,7 +119,11 @@ fn chosen(
         }
     }
     if names.is_empty() {
-        chosen.extend(files.iter().map(|(name, file)| (name.clone(), file.clone())));
+        chosen.extend(
+            files
+                .iter()
+                .map(|(name, file)| (name.clone(), file.clone())),
+        );
     }
     Ok(chosen)
 }
@@ -157,7 +165,10 @@ mod tests {
             "no history of \"sixxs9\"; there are ppp*, sixxs0"
         );
         let error = chosen(&BTreeMap::new(), &names(&["sixxs0"])).unwrap_err();
-        assert!(error.to_string().ends_with("nothing is recorded yet"), "{error}");
+        assert!(
+            error.to_string().ends_with("nothing is recorded yet"),
+            "{error}"
+        );
         assert!(chosen(&BTreeMap::new(), &[]).unwrap().is_empty());
     }
 

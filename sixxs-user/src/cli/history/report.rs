@@ -58,7 +58,7 @@ struct OneOutage {
     end: String,
     failing_seconds: u32,
     reason: &'static str,
-    /// Whether it goes on.
+    /// Whether it continues.
     ongoing: bool,
 }
 
@@ -114,7 +114,7 @@ fn one_outage(outage: &Outage, now: Minute) -> OneOutage {
         end: rfc3339(outage.end),
         failing_seconds: outage.failing_seconds,
         reason: outage.cause.words(),
-        ongoing: outage.goes_on(now),
+        ongoing: outage.continues(now),
     }
 }
 
@@ -145,7 +145,13 @@ mod tests {
         assert_eq!(day["leaks"], 12);
         assert_eq!(
             day["hours"].as_array().unwrap()[..5],
-            [json!(100.0), json!(100.0), json!(100.0), json!(86.66), json!(null)]
+            [
+                json!(100.0),
+                json!(100.0),
+                json!(100.0),
+                json!(86.66),
+                json!(null)
+            ]
         );
         assert_eq!(
             tunnel["outages"],

@@ -54,7 +54,11 @@ pub(super) fn tunnel(tunnel: &IfName, summary: &Summary, now: Minute, is_ascii: 
 
 /// A day: a block for each hour, then numbers, the least important last.
 fn day_line(one: &Day, is_ascii: bool) -> String {
-    let blocks: String = one.hours.iter().map(|hour| block(*hour, is_ascii)).collect();
+    let blocks: String = one
+        .hours
+        .iter()
+        .map(|hour| block(*hour, is_ascii))
+        .collect();
     let totals = &one.totals;
     let available = match totals.availability.hundredths() {
         Some(hundredths) => percent(hundredths),
@@ -62,7 +66,11 @@ fn day_line(one: &Day, is_ascii: bool) -> String {
         None => "stopped".to_owned(),
     };
     let mut parts = vec![format!("{}  {blocks}  {available:>7}", day(one.day))];
-    parts.extend(totals.outside.map(|share| format!(", pings {}", percent(share))));
+    parts.extend(
+        totals
+            .outside
+            .map(|share| format!(", pings {}", percent(share))),
+    );
     if totals.leaks > 0 {
         parts.push(format!(", {}", counted(totals.leaks, "leak", "leaks")));
     }
@@ -77,7 +85,11 @@ fn day_line(one: &Day, is_ascii: bool) -> String {
             false => format!(", {time}"),
         });
     }
-    parts.extend(totals.inside.map(|share| format!(", tests {}", percent(share))));
+    parts.extend(
+        totals
+            .inside
+            .map(|share| format!(", tests {}", percent(share))),
+    );
     fitting(&parts, WIDTH)
 }
 
@@ -100,7 +112,7 @@ fn outage_line(outage: &Outage, now: Minute) -> String {
     let Outage {
         begin, end, cause, ..
     } = outage;
-    let until = if outage.goes_on(now) {
+    let until = if outage.continues(now) {
         "until now".to_owned()
     } else if begin.day() == end.day() {
         format!("to {}", time_of_day(*end))
@@ -164,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_has_its_days_and_may_go_on() {
+    fn an_outage_has_its_days_and_may_continue() {
         let mut records = records();
         let of = |minutes: std::ops::Range<u32>| minutes.map(|m| (BEGIN.plus(m), silent()));
         records.extend(of(1430..1450));
@@ -197,10 +209,7 @@ mod tests {
             state: State::Down,
             ..healthy()
         };
-        let records = [
-            (BEGIN, healthy()),
-            (BEGIN.plus(2 * 1440), stopped),
-        ];
+        let records = [(BEGIN, healthy()), (BEGIN.plus(2 * 1440), stopped)];
         let text = shown(&Summary::of(&records), false);
         let line = |day: &str| text.lines().find(|line| line.starts_with(day)).unwrap();
         assert!(line("2026-11-02").contains("100%, pings"), "{text}");
@@ -208,7 +217,10 @@ mod tests {
         assert!(line("2026-11-04").contains(" stopped"), "{text}");
         assert!(!text.contains("outages\n2026"), "{text}");
         let nothing = shown(&Summary::default(), false);
-        assert_eq!(nothing, "sixxs0          nothing is recorded in this period\n");
+        assert_eq!(
+            nothing,
+            "sixxs0          nothing is recorded in this period\n"
+        );
     }
 
     #[test]
