@@ -157,7 +157,7 @@ impl ProbeWindow {
         }
         let limit = match was_failing {
             false => reply,
-            true => reply * 3 / 4,
+            true => reply.saturating_mul(3) / 4,
         };
         let has_enough = sent.saturating_sub(lost) >= whole.div_ceil(4);
         match median {

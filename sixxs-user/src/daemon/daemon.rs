@@ -12,6 +12,8 @@ use sixxs_core::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 
+mod answers;
+
 use super::{
     End,
     control_groups::{ControlGroups, add_sender},
@@ -20,6 +22,7 @@ use super::{
     enforcer::{Enforcer, Urgency},
     event::{Deadlines, Event, Sources},
     health::{self, HealthMonitor, judge_all},
+    inside_monitor::InsideMonitor,
     leak_details::{Evidence, recursion},
     leak_reports::{self, LeakReports},
     metrics_snapshot,
@@ -55,6 +58,7 @@ pub(super) struct Daemon {
     echo: EchoMonitors,
     outer: OuterMonitors,
     health: HealthMonitor,
+    inside: InsideMonitor,
     /// The rounds after which health was scheduled to be judged.
     rounds_seen: u64,
     is_ready: bool,
@@ -65,6 +69,7 @@ impl Daemon {
     /// reported them.
     pub(super) fn new(
         operations: Operations,
+        inside: InsideMonitor,
         is_on_demand: bool,
         pruning: JoinHandle<()>,
     ) -> anyhow::Result<Self> {
@@ -77,6 +82,7 @@ impl Daemon {
             echo: EchoMonitors::default(),
             outer: OuterMonitors::default(),
             health: HealthMonitor::default(),
+            inside,
             rounds_seen: 0,
             is_ready: false,
         };
@@ -117,6 +123,12 @@ impl Daemon {
             if enforcer.rounds() > self.rounds_seen {
                 self.rounds_seen = enforcer.rounds();
                 self.health.schedule(enforcer.now());
+                self.inside.follow(
+                    enforcer.intent.effective().inside_test,
+                    &enforcer.up(),
+                    enforcer.tamper_log.corrections(),
+                    enforcer.now(),
+                );
                 // A link that is down carries nothing from now on.
                 if !enforcer.intent.wanted().groups.is_empty() {
                     log_error(self.judge_health().await);
@@ -150,6 +162,7 @@ impl Daemon {
             .into_iter()
             .flatten()
             .min()),
+            inside_test: at(self.inside.due()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
@@ -173,6 +186,12 @@ impl Daemon {
             Event::UnattributedDue => enforcer.report_unattributed(),
             Event::Stopped(after) => self.operations.drivers_stopped(after).await,
             Event::TrialEnds => self.operations.revert().await,
+            Event::InsideTestDue => self.test_inside(),
+            Event::InsideTested(tested) => {
+                self.inside.add(&tested, now);
+                log_error(self.judge_health().await);
+            }
+            Event::FilterChanged => self.inside.filter_changed(now),
             Event::Probed(probed) => {
                 if enforcer.probes.add(&probed, enforcer.started) {
                     log_error(self.judge_health().await);
@@ -255,6 +274,13 @@ impl Daemon {
         let readings = Readings::read(self.programs(), &names)?;
         self.echo.observe(&names, &readings, self.now());
         self.outer.observe(self.watched(), &readings, self.now());
+        let now = self.now();
+        let echo = &self.echo;
+        let looks = names.iter().map(|name| {
+            let row = echo.unanswered_in_a_row(name, &readings);
+            (name, row, echo.health(name))
+        });
+        self.inside.observe_echo(looks, now);
         if self.enforcer().intent.effective().answer_echo == AnswerEcho::Kernel {
             // The programs answer: nothing is known about this host.
             self.echo = EchoMonitors::default();
@@ -273,6 +299,19 @@ impl Daemon {
             .filter(|(endpoints, _)| !endpoints.is_empty())
             .map(|(endpoints, name)| (name, endpoints))
             .collect()
+    }
+
+    /// Tests the tunnel that is due. The result comes as an event.
+    fn test_inside(&mut self) {
+        let now = self.now();
+        if let Some((tunnel, answer)) = self.inside.take(now) {
+            let tunnels = vec![tunnel.to_string()];
+            let names = api::Names {
+                tunnels,
+                ..api::Names::default()
+            };
+            self.operations.test_inside(&names, answer);
+        }
     }
 
     /// Judges the health of all tunnels: reports changes, and lets other links of groups take over.
@@ -328,6 +367,7 @@ impl Daemon {
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
+                no_answer: self.inside.no_answer(&name),
                 quality: enforcer.probes.quality(&name),
                 probes: enforcer.probes.summary(&name),
             };
@@ -353,92 +393,6 @@ impl Daemon {
             problems: enforcer.problems().to_vec(),
             readings,
         })
-    }
-
-    /// Problems of the present that no scan finds: recursive packets.
-    fn recursions(&self) -> impl Iterator<Item = String> {
-        let now = self.now();
-        let slots = self.programs().slots().iter();
-        slots.filter_map(move |(name, slot)| {
-            let flow = self.leak_reports.recursion(*slot, now)?;
-            let cause = recursion(name, flow);
-            let (why, cure) = (cause.sentence(), cause.cure());
-            Some(format!("{name}: packets are dropped: {why}; {cure}"))
-        })
-    }
-
-    /// A snapshot for clients: with echo times, and with how each broker limits connects.
-    async fn full_snapshot(&self) -> anyhow::Result<(Snapshot<'_>, BTreeMap<String, Standing>)> {
-        let read = self.operations.context.connects.standings().await;
-        let mut snapshot = self.snapshot()?;
-        snapshot.echo_times = echo_times(self.programs(), &snapshot.readings)?;
-        let standings = read.unwrap_or_else(|error| {
-            snapshot.problems.push(format!("{error:#}"));
-            Default::default()
-        });
-        snapshot.problems.extend(self.recursions());
-        Ok((snapshot, standings))
-    }
-
-    async fn status(&self) -> anyhow::Result<api::Status> {
-        let (snapshot, standings) = self.full_snapshot().await?;
-        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-        Ok(status::status(&snapshot, standings, now))
-    }
-
-    async fn metrics(&self) -> anyhow::Result<String> {
-        let (snapshot, standings) = self.full_snapshot().await?;
-        let others = metrics_snapshot::Others {
-            standings,
-            repairs: self.enforcer().repair_times().clone(),
-            hooks_dropped: self.enforcer().alerts.dropped(),
-            now: jiff::Timestamp::now(),
-        };
-        Ok(metrics_snapshot::metrics(&snapshot, others).write()?)
-    }
-
-    fn counters(&self) -> anyhow::Result<api::Counters> {
-        let programs = self.programs();
-        let readings = Readings::read(programs, programs.slots().keys())?;
-        Ok(status::counters(&readings))
-    }
-
-    /// Carries out the request of a client, and sends the result.
-    async fn answer(&mut self, request: Request) {
-        // A client that has gone misses the answer.
-        match request {
-            Request::Status(answer) => {
-                let _gone = answer.send(self.status().await);
-            }
-            Request::Counters(answer) => {
-                let _gone = answer.send(self.counters());
-            }
-            Request::Metrics(answer) => {
-                let _gone = answer.send(self.metrics().await);
-            }
-            Request::Alerts(answer) => {
-                let _gone = answer.send(self.operations.enforcer.alerts.subscribe());
-            }
-            Request::Plan(answer) => {
-                let _gone = answer.send(self.operations.plan().await);
-            }
-            Request::Preview(asked, answer) => {
-                let _gone = answer.send(self.operations.preview(asked).await);
-            }
-            Request::Reload(confirm_within, answer) => {
-                self.operations.reload(confirm_within, answer).await
-            }
-            Request::Confirm(answer) => {
-                let _gone = answer.send(self.operations.trial.confirm());
-            }
-            Request::Account(verb, file, answer) => {
-                self.operations.control_account(verb, file, answer).await
-            }
-            Request::Inside(names, answer) => self.operations.test_inside(&names, answer),
-            Request::Tunnels(verb, names, answer) => {
-                self.operations.control_tunnels(verb, names, answer).await
-            }
-        }
     }
 
     /// Ends drivers and tasks. Programs, rules and routes stay in place.

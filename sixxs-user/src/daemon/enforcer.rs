@@ -128,6 +128,14 @@ impl Enforcer {
         names(&self.intent, &self.tunnels)
     }
 
+    /// The names of the tunnels that are up.
+    pub(super) fn up(&self) -> BTreeSet<IfName> {
+        let links = self.reconciler.links();
+        let mut names = self.tunnels.names();
+        names.retain(|name| self.tunnels.view(name, links.by_name(name)).state == State::Up);
+        names
+    }
+
     /// The time since the start.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
@@ -254,9 +262,9 @@ impl Enforcer {
         let mut problems = self.learn_and_scan().await?;
         let started = self.tunnels.started();
         self.updates.follow(self.intent.effective(), &started);
-        let (tunnels, links) = (&self.tunnels, self.reconciler.links());
-        let is_up = |name: &IfName| tunnels.view(name, links.by_name(name)).state == State::Up;
-        self.probes.follow(self.intent.effective(), is_up);
+        let up = self.up();
+        self.probes
+            .follow(self.intent.effective(), |name| up.contains(name));
         problems.extend(self.repair().await);
         problems.extend(self.deprecate().await);
         problems.extend(self.lasting_problems());

@@ -54,6 +54,7 @@ mod fixture;
 mod group_status;
 mod groups;
 mod health;
+mod inside_monitor;
 mod inside_tests;
 mod intent;
 mod leak_details;

@@ -56,6 +56,7 @@ mod groups;
 mod health;
 mod hooks;
 mod init;
+mod inside_always;
 mod inside_test;
 mod kernel_refusals;
 mod lan_prefixes;
