@@ -175,8 +175,8 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
     }
     diagnostics.extend(cross_check::check(
         uplinks.items(),
-        (&config.tunnels, &locations),
-        (&config.groups, &group_locations),
+        (&config.tunnels[..], &locations[..]),
+        (&config.groups[..], &group_locations[..]),
     ));
     // A link with faults of its own is not among the tunnels.
     if config.tunnels.len() == first_group as usize {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    config::{self, Config, RuleMode},
+    config::{self, Config, RuleMode, Tunnel},
     explain::rules::{Action, PolicyRule, Selector},
     link::Link,
     routing::{
