@@ -394,6 +394,52 @@ fn only_the_preferred_lifetime_changes() -> Result<()> {
     Ok(())
 }
 
+/// The kernel would replace a route of other software, or add one that other software has removed.
+#[test]
+fn routes_of_other_software_stay() -> Result<()> {
+    let fixture = with_two_links(Hook::Auto, true)?;
+    let host = fixture.host();
+    let [removed, beside] = ["2001:db8:a8::", "2001:db8:a9::"];
+    for prefix in [removed, beside] {
+        host.sh(&format!("ip -6 address add {prefix}9/64 dev {FAILING} nodad"))?;
+    }
+    host.sh(&format!("ip -6 route del {removed}/64 dev {FAILING}"))?;
+    host.sh(&format!(
+        "ip -6 route add {beside}/64 dev {FAILING} metric 100 proto static"
+    ))?;
+    let daemon = start(&fixture)?;
+    let (before, routes_before) = (addresses(host, FAILING)?, routes(host)?);
+    refuse(&fixture, "add")?;
+    let last = format!("{beside}9");
+    let others = |all: &BTreeMap<String, Value>| {
+        let mut others = all.iter().filter(|(name, _)| **name != last);
+        others.all(|(_, info)| is_deprecated(info))
+    };
+    let seen = || addresses(host, FAILING);
+    wait::until("the others are deprecated", LIMIT, seen, others)?;
+    fixture
+        .program
+        .status_until("it is a problem", |status| {
+            let problem = format!("deprecate {last}: the kernel would change the route");
+            status.problems.iter().any(|found| found.contains(&problem))
+        })
+        .with_context(|| daemon.log())?;
+    ensure!(seen()?[&last] == before[&last] && routes(host)? == routes_before);
+    refuse(&fixture, "del")?;
+    wait_until(&fixture, false, &[]).with_context(|| daemon.log())?;
+    let mut after = seen()?;
+    let flag = &mut after.get_mut(&format!("{removed}9")).context("an address")?["noprefixroute"];
+    ensure!(flag.take() == true);
+    let mut expected = before;
+    expected.get_mut(&format!("{removed}9")).context("an address")?["noprefixroute"] = Value::Null;
+    ensure!(after == expected && routes(host)? == routes_before);
+    fixture
+        .program
+        .status_until("it is no problem any more", |status| status.problems.is_empty())?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
 #[test]
 fn it_is_undone_without_the_option_and_at_the_end() -> Result<()> {
     let fixture = with_two_links(Hook::Auto, false)?;
