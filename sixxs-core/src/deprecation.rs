@@ -125,7 +125,10 @@ impl FailingSources {
             tunnels.filter(|tunnel| tunnel.deprecate_when_failing && is_failing(&tunnel.name));
         let sources = failing.filter_map(|tunnel| {
             let link = links.by_name(&tunnel.name)?;
-            Some((link.index, (tunnel.name.clone(), tunnel.sources().collect())))
+            Some((
+                link.index,
+                (tunnel.name.clone(), tunnel.sources().collect()),
+            ))
         });
         Self(sources.collect())
     }

@@ -66,7 +66,12 @@ fn only_addresses_of_failing_links_are_deprecated() {
         index: IfIndex(8),
         ..own
     };
-    let all = [own, of_another_link, address("2001:db8:b::2"), address("fe80::2")];
+    let all = [
+        own,
+        of_another_link,
+        address("2001:db8:b::2"),
+        address("fe80::2"),
+    ];
     let decision = decide(&Record::default(), &all, &failing(), NOW);
     assert_eq!(steps(&decision), ["dsl0: deprecate 2001:db8:a::2"]);
     assert_eq!(decision.steps[0].preferred, Lifetime::OVER);
@@ -177,7 +182,10 @@ fn what_other_software_sets_meanwhile_counts() {
     let back = decide(&again.record, &[after_that], &none, NOW);
     assert_eq!(back.steps[0].preferred, Lifetime::Seconds(300));
     // The same after the link has recovered: nothing is left to do.
-    assert_eq!(decide(&record, &[refreshed], &none, NOW), Decision::default());
+    assert_eq!(
+        decide(&record, &[refreshed], &none, NOW),
+        Decision::default()
+    );
     // Other software has deprecated it, or it is another address.
     for changed in [
         ListedAddress {

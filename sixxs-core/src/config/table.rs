@@ -18,5 +18,7 @@ pub(super) const fn of_position(position: u32) -> u32 {
 /// The name of a table of the system; `None` for any other table.
 pub(super) fn system_owner(table: u32) -> Option<&'static str> {
     let names = ["default", "main", "local"];
-    SYSTEM.zip(names).find_map(|(id, name)| (id == table).then_some(name))
+    SYSTEM
+        .zip(names)
+        .find_map(|(id, name)| (id == table).then_some(name))
 }

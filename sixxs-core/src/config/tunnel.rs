@@ -468,7 +468,11 @@ impl Fields {
                 direct => direct.values().unwrap_or_default(),
             },
             prefixes,
-            table: TableId(self.table.value().unwrap_or_else(|| table::of_position(position))),
+            table: TableId(
+                self.table
+                    .value()
+                    .unwrap_or_else(|| table::of_position(position)),
+            ),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
             follows,
             tentative: Vec::new(),

@@ -166,7 +166,12 @@ impl Daemon {
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at(self.health.due().into_iter().chain(enforcer.deprecator.due()).min()),
+            health: at(self
+                .health
+                .due()
+                .into_iter()
+                .chain(enforcer.deprecator.due())
+                .min()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()

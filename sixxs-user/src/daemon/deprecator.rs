@@ -48,9 +48,8 @@ impl Intended<'_> {
     /// The tunnels with the option, if they are started.
     fn tunnels(&self) -> impl Iterator<Item = &Tunnel> {
         let tunnels = self.config.tunnels.iter();
-        tunnels.filter(|tunnel| {
-            tunnel.deprecate_when_failing && self.started.contains(&tunnel.name)
-        })
+        tunnels
+            .filter(|tunnel| tunnel.deprecate_when_failing && self.started.contains(&tunnel.name))
     }
 
     /// Why the addresses of a tunnel are not deprecated any more.

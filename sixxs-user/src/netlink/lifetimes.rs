@@ -7,9 +7,7 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{
-            AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
-        },
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
     },
 };
 use sixxs_core::{
@@ -17,9 +15,7 @@ use sixxs_core::{
     types::{IfIndex, Prefix},
 };
 
-use super::{
-    DUMP, Netlink, RequestError, addresses::parse_address, prefix_routes::PrefixRoutes,
-};
+use super::{DUMP, Netlink, RequestError, addresses::parse_address, prefix_routes::PrefixRoutes};
 
 /// Flags that a change of an address has to repeat. The kernel clears them before, and ignores other flags; those that
 /// only it may set stay (`inet6_addr_modify` and `inet6_rtm_newaddr`, the same from Linux 6.1 to 6.18).
@@ -38,7 +34,9 @@ impl Netlink {
             .request(RouteNetlinkMessage::GetAddress(request), DUMP)
             .await
             .context("list the IPv6 addresses")?;
-        Ok(messages(answers).filter_map(|found| listed(&found)).collect())
+        Ok(messages(answers)
+            .filter_map(|found| listed(&found))
+            .collect())
     }
 
     /// Sets the preferred lifetime of an address. Nothing else about the address changes, except that it may get the flag
@@ -53,9 +51,8 @@ impl Netlink {
         let Some(present) = self.address(address).await? else {
             return Ok(false);
         };
-        let is_same = listed(&present).is_some_and(|now| {
-            (now.created, now.changed) == (address.created, address.changed)
-        });
+        let is_same = listed(&present)
+            .is_some_and(|now| (now.created, now.changed) == (address.created, address.changed));
         if !is_same {
             return Ok(false);
         }
@@ -80,8 +77,7 @@ impl Netlink {
     /// flag has no other effect.
     async fn hides_routes(&self, present: &AddressMessage) -> anyhow::Result<bool> {
         let flags = flags(present);
-        if flags.contains(AddressFlags::Noprefixroute) || !flags.contains(AddressFlags::Permanent)
-        {
+        if flags.contains(AddressFlags::Noprefixroute) || !flags.contains(AddressFlags::Permanent) {
             return Ok(true);
         }
         let index = IfIndex(present.header.index);
@@ -168,11 +164,14 @@ fn flags(message: &AddressMessage) -> AddressFlags {
 
 /// The prefixes for which the kernel makes routes: that of the address, and that of its peer.
 fn prefixes(message: &AddressMessage) -> Vec<Prefix> {
-    let addresses = message.attributes.iter().filter_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V6(address))
-        | AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
-        _ => None,
-    });
+    let addresses = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V6(address))
+            | AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        });
     let bits = message.header.prefix_len;
     let mut prefixes: Vec<_> = addresses
         .map(|address| Prefix::containing(address, bits))

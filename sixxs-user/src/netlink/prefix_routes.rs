@@ -68,7 +68,9 @@ fn is_on_link(route: &ObservedRoute, by: IfIndex) -> bool {
 
 fn judge(on_link: &[ObservedRoute], prefixes: &[Prefix], metric: Metric) -> PrefixRoutes {
     let of_prefix = |prefix: Prefix| {
-        let routes = on_link.iter().filter(move |route| route.destination == prefix);
+        let routes = on_link
+            .iter()
+            .filter(move |route| route.destination == prefix);
         routes.min_by_key(|route| route.metric)
     };
     let is_kernels = |route: &ObservedRoute| {
@@ -142,7 +144,11 @@ mod tests {
                 vec![own],
                 Ambiguous(prefix(own)),
             ),
-            (vec![to(own, STATIC, 256)], vec![own], Ambiguous(prefix(own))),
+            (
+                vec![to(own, STATIC, 256)],
+                vec![own],
+                Ambiguous(prefix(own)),
+            ),
             (vec![to(own, KERNEL, 77)], vec![own], Ambiguous(prefix(own))),
             (
                 vec![to(own, KERNEL, 256), to(peer, KERNEL, 256)],

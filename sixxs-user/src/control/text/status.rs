@@ -151,12 +151,14 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
 
 /// The addresses and prefixes of a tunnel.
 fn sources(tunnel: &Tunnel) -> String {
-    let addresses = tunnel.addresses.iter().map(|address| {
-        match tunnel.deprecated.contains(address) {
-            true => format!("{address} (deprecated)"),
-            false => address.to_string(),
-        }
-    });
+    let addresses =
+        tunnel
+            .addresses
+            .iter()
+            .map(|address| match tunnel.deprecated.contains(address) {
+                true => format!("{address} (deprecated)"),
+                false => address.to_string(),
+            });
     let sources: Vec<_> = addresses.chain(tunnel.prefixes.iter().cloned()).collect();
     let more = sources.len().saturating_sub(MAX_SOURCES);
     let named = sources[..sources.len() - more].join(", ");
