@@ -160,18 +160,14 @@ impl Daemon {
         let at = |due: Option<Duration>| due.map(|due| after(enforcer.started, due));
         let round = enforcer.round_due();
         let retry = enforcer.reconciler.retry_due(enforcer.started);
+        let health = [self.health.due(), enforcer.deprecator.due()];
         Deadlines {
             round,
             // A round that is due anyway retries too.
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at(self
-                .health
-                .due()
-                .into_iter()
-                .chain(enforcer.deprecator.due())
-                .min()),
+            health: at(health.into_iter().flatten().min()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
