@@ -86,8 +86,8 @@ impl Netlink {
             AddressAttribute::RoutePriority(metric) => Some(*metric),
             _ => None,
         });
-        let routes = self.prefix_routes(index, &prefixes(present), metric);
-        match routes.await? {
+        let prefixes = prefixes(present);
+        match self.prefix_routes(index, &prefixes, metric).await? {
             PrefixRoutes::InPlace => Ok(false),
             PrefixRoutes::Missing => Ok(true),
             PrefixRoutes::Ambiguous(prefix) => bail!(
