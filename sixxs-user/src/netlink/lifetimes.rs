@@ -47,7 +47,11 @@ impl Netlink {
         address: &ListedAddress,
         preferred: Lifetime,
     ) -> anyhow::Result<bool> {
-        // The kernel would add a missing address, also without NLM_F_CREATE. So it is queried first.
+        let Some(first) = self.address(address).await? else {
+            return Ok(false);
+        };
+        let hides_routes = self.hides_routes(&first).await?;
+        // The kernel would add a missing address, also without NLM_F_CREATE. So it is queried immediately before.
         let Some(present) = self.address(address).await? else {
             return Ok(false);
         };
@@ -56,7 +60,6 @@ impl Netlink {
         if !is_same {
             return Ok(false);
         }
-        let hides_routes = self.hides_routes(&present).await?;
         let change = with_preferred(present, preferred, hides_routes);
         let change = RouteNetlinkMessage::NewAddress(change);
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
