@@ -148,6 +148,7 @@ impl Daemon {
         let at = |due: Option<Duration>| due.map(|due| after(enforcer.started, due));
         let round = enforcer.round_due();
         let retry = enforcer.reconciler.retry_due(enforcer.started);
+        let health = [self.health.due(), enforcer.deprecator.due()];
         Deadlines {
             round,
             // A round that is due anyway retries too.

@@ -1,7 +1,7 @@
 //! Rounds: each scans the host and reconciles it with the intent. They run as often as the rate limit allows.
 //!
-//! Composes the intent, the drivers, the endpoint updates, the probes, the reconciler, the tamper log, the problems and the alerts. Must not know
-//! requests, leaks or health.
+//! Composes the intent, the drivers, the endpoint updates, the probes, the reconciler, the deprecator, the tamper log, the
+//! problems and the alerts. Must not know requests, leaks, or how health is judged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

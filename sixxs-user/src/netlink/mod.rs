@@ -18,6 +18,7 @@ mod link_kinds;
 mod link_type;
 mod observe;
 pub mod owned_links;
+mod prefix_routes;
 mod refusal;
 mod route_query;
 mod rules;
