@@ -48,7 +48,7 @@ mod event;
 #[cfg(test)]
 mod fixture;
 mod health;
-mod inside_tests;
+mod inside_test;
 mod intent;
 mod leak_details;
 mod leak_reports;

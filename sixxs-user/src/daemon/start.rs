@@ -13,7 +13,7 @@ use super::{
     endpoint_updates::EndpointUpdates,
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
-    inside_tests::Numbers,
+    inside_test::Numbers,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
