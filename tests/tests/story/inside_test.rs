@@ -9,6 +9,7 @@ use sixxs_tests::kernel;
 use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Lab, Spec, nft};
+use sixxs_tests::program::status::Leaks;
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::{shell, wait};
 
@@ -182,7 +183,7 @@ fn an_answer_that_leaves_elsewhere_is_followed() -> Result<()> {
         ensure!(sentence.contains(words), "{on_leak}: {led:#}");
         // Nothing of it is a leak, and nothing was sent.
         let leaks = fixture.program.status()?.tunnel(NAME).leaks;
-        ensure!(leaks == Default::default(), "{on_leak}: {leaks:?}");
+        ensure!(leaks == Leaks::default(), "{on_leak}: {leaks:?}");
         fixture.ensure_nothing_lost()?;
         fixture.host().sh(&format!("ip -6 rule del {rule}"))?;
         answers(&fixture)?;
