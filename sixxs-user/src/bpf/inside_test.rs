@@ -27,7 +27,6 @@ use super::{INJECT, Kernel, pod::Raw, test_run};
 const TESTS: &str = "INSIDE_TESTS";
 
 /// Carries out tests, in any thread of this network namespace.
-#[derive(Debug)]
 pub struct InsideTester {
     inject: OwnedFd,
     tests: Array<MapData, Raw<InsideTest>>,

@@ -148,21 +148,18 @@ impl Daemon {
         let at = |due: Option<Duration>| due.map(|due| after(enforcer.started, due));
         let round = enforcer.round_due();
         let retry = enforcer.reconciler.retry_due(enforcer.started);
-        let health = [self.health.due(), enforcer.deprecator.due()];
+        let health = [
+            self.health.due(),
+            enforcer.intent.groups().due(),
+            enforcer.deprecator.due(),
+        ];
         Deadlines {
             round,
             // A round that is due anyway retries too.
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at([
-                self.health.due(),
-                enforcer.intent.groups().due(),
-                enforcer.deprecator.due(),
-            ]
-            .into_iter()
-            .flatten()
-            .min()),
+            health: at(health.into_iter().flatten().min()),
             inside_test: at(self.inside.due()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()

@@ -55,7 +55,7 @@ mod group_status;
 mod groups;
 mod health;
 mod inside_monitor;
-mod inside_tests;
+mod inside_test;
 mod intent;
 mod leak_details;
 mod leak_reports;

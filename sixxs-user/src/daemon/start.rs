@@ -14,7 +14,7 @@ use super::{
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
     inside_monitor::{self, InsideMonitor, Tested},
-    inside_tests::Numbers,
+    inside_test::Numbers,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,

@@ -27,6 +27,9 @@ const PREFIX: &str = "sixxs-check-";
 /// The EtherType of IPv6, as the tracepoint shows it.
 const IPV6: u16 = 0x86dd;
 
+/// Number of attempts to make an instance.
+const MAX_TRIES: u32 = 4;
+
 /// Limit of the text that is read at a time.
 const MAX_BYTES: usize = 256 * 1024;
 
@@ -47,23 +50,13 @@ impl DropTrace {
         remove_leftovers_in(&instances);
         let thread = gettid();
         let directory = instances.join(format!("{PREFIX}{thread}"));
-        fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
-        let mut trace = Self {
+        let trace = Self {
+            pipe: Some(make(&directory)?),
             directory,
-            pipe: None,
             _tracefs: tracefs,
         };
-        trace.pipe = Some(trace.open_pipe()?);
         trace.enable(thread.as_raw(), lengths)?;
         Ok(trace)
-    }
-
-    fn open_pipe(&self) -> anyhow::Result<File> {
-        let path = self.directory.join("trace_pipe");
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_NONBLOCK);
-        let pipe = options.open(&path);
-        pipe.with_context(|| format!("open {}", path.display()))
     }
 
     fn enable(&self, thread: i32, [one, other]: [usize; 2]) -> anyhow::Result<()> {
@@ -110,6 +103,25 @@ impl Drop for DropTrace {
         self.pipe = None;
         if let Err(error) = fs::remove_dir(&self.directory) {
             debug!("remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Makes an instance, and opens its output. Until it is open, another process may remove it as left behind.
+fn make(directory: &Path) -> anyhow::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut attempt = 1;
+    loop {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("make {}", directory.display()));
+            }
+            _ => {}
+        }
+        match options.open(directory.join("trace_pipe")) {
+            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => attempt += 1,
+            opened => return opened.with_context(|| format!("open {}", directory.display())),
         }
     }
 }
