@@ -119,9 +119,13 @@ fn sixxs_egress(context: TcContext) -> i32 {
 /// Whether the filter of the sources shows that a packet at an uplink belongs to no tunnel.
 #[inline(always)]
 fn is_foreign(frame: &Frame, interface: &Interface) -> bool {
-    interface.uses_filter != 0
-        && let Some((first, destination)) = frame.ends()
-        && !maps::may_be_source(first, interface.generation)
+    if interface.uses_filter == 0 {
+        return false;
+    }
+    let Some((first, destination)) = frame.ends() else {
+        return false;
+    };
+    !maps::may_be_source(first, interface.generation)
         && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
 }
 

@@ -5,10 +5,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use anyhow::Context as _;
-use sixxs_core::{
-    active_link::LinkState, broker::connects::Standing, config::AnswerEcho, tunnel::CarrierKind,
-    types::IfName,
-};
+use sixxs_core::{active_link::LinkState, config::AnswerEcho, tunnel::CarrierKind, types::IfName};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 
@@ -23,19 +20,17 @@ use super::{
     event::{Deadlines, Event, Sources},
     health::{self, HealthMonitor, judge_all},
     inside_monitor::InsideMonitor,
-    leak_details::{Evidence, recursion},
+    leak_details::Evidence,
     leak_reports::{self, LeakReports},
-    metrics_snapshot,
     operations::Operations,
     outer_traffic::{OuterMonitors, Watched, silent_tunnel},
-    readings::{Readings, echo_times},
+    readings::Readings,
     snapshot::{Snapshot, TunnelState},
     status, systemd,
     tunnels::{AfterStop, end_drivers},
 };
 use crate::{
     bpf::Kernel,
-    control::Request,
     control::api::{self, About},
     host::clock::after,
 };

@@ -237,7 +237,7 @@ mod tests {
     async fn corrections_filters_and_silence_make_tests_due() {
         let up = BTreeSet::from([name("a"), name("b")]);
         let mut monitor = monitor();
-        let mut tested = |monitor: &mut InsideMonitor, from: u64| {
+        let tested = |monitor: &mut InsideMonitor, from: u64| {
             let tests = (from..from + 5).filter_map(|second| monitor.take(at(second)));
             tests
                 .map(|(tunnel, _)| tunnel.to_string())

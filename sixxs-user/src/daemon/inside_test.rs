@@ -277,8 +277,7 @@ impl Run {
             index: test.index,
             mac: test.mac,
         };
-        self.tester
-            .begin(&request, EXPECTED, monotonic_ns()?)?;
+        self.tester.begin(&request, EXPECTED, monotonic_ns()?)?;
         Ok(request)
     }
 
@@ -473,7 +472,10 @@ fn setting(path: &str) -> Option<String> {
 /// The programs and filters of other software at the tunnel's interface.
 async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
     let seen = seen_at(netlink, &test.device, test.index, direction).await;
-    let others = seen.unwrap_or_default().into_iter().filter(|seen| !seen.is_ours);
+    let others = seen
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|seen| !seen.is_ours);
     let shown = others.map(|seen| {
         let name = match seen.name.as_str() {
             "" => "program",

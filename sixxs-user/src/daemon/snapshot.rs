@@ -17,6 +17,7 @@ use sixxs_core::{
     echo_health::EchoHealth,
     endpoint::Endpoint,
     enforce::screening::XdpPlace,
+    health::NoAnswer,
     link::Links,
     link_quality::{Quality, Summary},
     outer_traffic::SilentTunnel,

@@ -120,7 +120,9 @@ fn make(directory: &Path) -> anyhow::Result<File> {
             _ => {}
         }
         match options.open(directory.join("trace_pipe")) {
-            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => attempt += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => {
+                attempt += 1
+            }
             opened => return opened.with_context(|| format!("open {}", directory.display())),
         }
     }
