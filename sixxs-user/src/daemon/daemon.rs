@@ -320,9 +320,13 @@ impl Daemon {
         let links = links.map(|(name, health)| (name.clone(), LinkState::of(health)));
         let links = links.collect();
         let enforcer = &mut self.operations.enforcer;
+        let had_good_links = enforcer.intent.groups().have_good_links();
         let switches = enforcer.intent.choose_links(&links, now);
         if !switches.is_empty() {
             enforcer.run_round_or_report().await;
+        } else if had_good_links != enforcer.intent.groups().have_good_links() {
+            // The problems have changed.
+            enforcer.schedule(Urgency::Paced);
         }
         enforcer.raise(switches.iter().map(health::switched));
         self.enforcer_mut().judged(&judged);
