@@ -110,7 +110,10 @@ impl Record {
 
     /// The deprecated addresses of a link.
     pub fn of_tunnel(&self, name: &IfName) -> impl Iterator<Item = Ipv6Addr> {
-        let its = self.0.iter().filter(move |(_, entry)| entry.tunnel == *name);
+        let its = self
+            .0
+            .iter()
+            .filter(move |(_, entry)| entry.tunnel == *name);
         its.map(|((_, address), _)| *address)
     }
 
