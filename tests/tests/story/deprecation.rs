@@ -118,9 +118,10 @@ fn addresses(host: &Namespace, interface: &str) -> Result<BTreeMap<String, Value
     ))?;
     let shown: Value = serde_json::from_str(&shown).context("read the output of ip")?;
     let all = shown[0]["addr_info"].as_array().cloned();
-    let named = all.unwrap_or_default().into_iter().map(|info| {
-        let name = info["local"].as_str().unwrap_or_default().to_owned();
-        (name, info)
+    // It prints an empty object for an address that it leaves out.
+    let named = all.unwrap_or_default().into_iter().filter_map(|info| {
+        let name = info["local"].as_str()?.to_owned();
+        Some((name, info))
     });
     Ok(named.collect())
 }
@@ -358,7 +359,7 @@ const KINDS: [(&str, &str); 6] = [
     ("2001:db8:a::5", "/64 nodad preferred_lft 0"),
     (
         "2001:db8:a::6",
-        " peer 2001:db8:a::66/128 nodad home metric 77 proto 99",
+        " peer 2001:db8:a::66/128 nodad home metric 77",
     ),
     ("2001:db8:a::7", "/64 nodad noprefixroute mngtmpaddr"),
     (
