@@ -263,7 +263,9 @@ impl Run {
             Err(error) => Err(error),
         });
         ended
-            .map(|outcome| outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}"))))
+            .map(|outcome| {
+                outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}")))
+            })
             .collect()
     }
 
@@ -275,8 +277,7 @@ impl Run {
             index: test.index,
             mac: test.mac,
         };
-        self.tester
-            .begin(&request, EXPECTED, monotonic_ns()?)?;
+        self.tester.begin(&request, EXPECTED, monotonic_ns()?)?;
         Ok(request)
     }
 
@@ -353,7 +354,9 @@ impl Run {
 /// The echo requests that the host's ICMPv6 received by an interface (RFC 4293). The kernel shows none before the first one.
 fn requests_in(device: &IfName) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/net/dev_snmp6/{device}")).ok()?;
-    let mut lines = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace));
     let found = lines.find(|(name, _)| *name == "Icmp6InType128");
     found.map_or(Some(0), |(_, count)| count.trim().parse().ok())
 }
@@ -451,7 +454,9 @@ async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
         reached_icmp: lost.reached_icmp,
         is_disabled: is_set(&format!("conf/{}/disable_ipv6", test.device)),
         ignores_echo: is_set("icmp/echo_ignore_all"),
-        limits_replies: interval.zip(mask).map(|(interval, mask)| limits_replies(interval, &mask)),
+        limits_replies: interval
+            .zip(mask)
+            .map(|(interval, mask)| limits_replies(interval, &mask)),
         no_route,
         programs_in: others_at(netlink, test, Direction::Ingress).await,
         programs_out: others_at(netlink, test, Direction::Egress).await,
@@ -467,7 +472,10 @@ fn setting(path: &str) -> Option<String> {
 /// The programs and filters of other software at the tunnel's interface.
 async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
     let seen = seen_at(netlink, &test.device, test.index, direction).await;
-    let others = seen.unwrap_or_default().into_iter().filter(|seen| !seen.is_ours);
+    let others = seen
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|seen| !seen.is_ours);
     let shown = others.map(|seen| {
         let name = match seen.name.as_str() {
             "" => "program",
@@ -529,7 +537,10 @@ mod tests {
         // It has a link layer and no gateway, and a source that the other tunnel has.
         assert!(!last.subject.can_redirect);
         assert_eq!(last.owner.as_ref().map(IfName::as_str), Some("sixxs0"));
-        assert_eq!((plan.name(8), plan.name(9)), ("sixxs1".to_owned(), "interface 9".to_owned()));
+        assert_eq!(
+            (plan.name(8), plan.name(9)),
+            ("sixxs1".to_owned(), "interface 9".to_owned())
+        );
         let plan = Plan::new(&config(""), &links(), |_| true, &[]);
         assert_eq!(plan.tests[0].subject.source, DEFAULT_SOURCE);
     }
