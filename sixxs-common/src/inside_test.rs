@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn a_test_has_its_own_message_until_it_ends() {
         let test = InsideTest::new(7, 100);
-        for (tag, now_ns, expected) in [(7, 0, true), (7, 99, true), (7, 100, false), (8, 0, false)] {
+        for (tag, now_ns, expected) in [(7, 0, true), (7, 99, true), (7, 100, false), (8, 0, false)]
+        {
             assert_eq!(test.has(tag, now_ns), expected, "{tag} {now_ns}");
         }
         // An empty slot has no message: a tag is never 0.

@@ -131,10 +131,9 @@ impl ActiveLink {
                 *entry = (present, now);
             }
         }
-        let mut good = group
-            .in_order()
-            .filter(|name| fitness(name) == Fitness::Good);
-        self.all_fail = good.clone().next().is_none();
+        let is_good = |name: &&IfName| fitness(name) == Fitness::Good;
+        let good: Vec<_> = group.in_order().filter(is_good).collect();
+        self.all_fail = good.is_empty();
         self.due = None;
         let active = &group.active;
         let (to, cause) = match fitness(active) {
@@ -148,7 +147,8 @@ impl ActiveLink {
                     return None;
                 }
                 let is_up = |name: &&IfName| fitness(name) < present;
-                let to = good.next().or_else(|| group.in_order().find(is_up))?;
+                let first = good.first().copied();
+                let to = first.or_else(|| group.in_order().find(is_up))?;
                 let fault = state.map_or("it is gone", |state| state.fault.as_str());
                 (to.clone(), SwitchCause::Fault(fault.to_owned()))
             }

@@ -200,7 +200,9 @@ fn a_switch_has_its_cause() {
 #[test]
 fn the_first_link_is_the_earlier_one_or_one_that_is_up() {
     let group = group("prefer = [\"b\"]\n");
-    let up = |names: &'static [&str]| move |link: &IfName| names.contains(&link.as_str());
+    let up = |names: &'static [&str]| {
+        move |link: &IfName| names.iter().any(|name| *name == link.as_str())
+    };
     assert_eq!(initial(&group, None, up(&["a", "b"])).as_str(), "b");
     assert_eq!(initial(&group, None, up(&["c"])).as_str(), "c");
     assert_eq!(initial(&group, None, up(&[])).as_str(), "b");

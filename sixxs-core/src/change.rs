@@ -75,6 +75,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         on_leak,
         answer_echo,
         xdp,
+        inside_test,
         direct_connected,
         rule_priority,
         connect_limit,
@@ -90,6 +91,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         ("on_leak", *on_leak != old.on_leak),
         ("answer_echo", *answer_echo != old.answer_echo),
         ("xdp", *xdp != old.xdp),
+        ("inside_test_minutes", *inside_test != old.inside_test),
         (
             "direct_connected",
             *direct_connected != old.direct_connected,
@@ -164,6 +166,7 @@ mod tests {
             ("on_leak", "on_leak = \"drop\""),
             ("answer_echo", "answer_echo = \"kernel\""),
             ("xdp", "xdp = { net0 = \"native\" }"),
+            ("inside_test_minutes", "inside_test_minutes = 0"),
             ("direct_connected", "direct_connected = false"),
             ("rule_priority", "rule_priority = 9000"),
             ("rule_mode", "rule_mode = \"subtrees\""),

@@ -25,7 +25,7 @@ use crate::{
 mod reason;
 mod watch;
 
-pub use reason::Reason;
+pub use reason::{NoAnswer, Reason};
 pub use watch::{STABLE_TIME, Watch};
 
 /// How well a tunnel does its job, from good to bad.
@@ -94,6 +94,8 @@ pub struct Facts<'a> {
     pub echo_health: EchoHealth,
     /// A peer of WireGuard that does not answer, if no other peer does.
     pub unanswered_peer: Option<Unanswered>,
+    /// Why it would not answer, by the last inside test; `None`: it would, or this is not known.
+    pub no_answer: Option<&'a NoAnswer>,
     /// The result of its probes.
     pub quality: Quality,
 }
@@ -188,6 +190,7 @@ impl Health {
             reasons.extend(facts.leaks.map(Reason::Leaking));
             reasons.extend(facts.broker_sends_to.map(Reason::BrokerSendsElsewhere));
             reasons.extend(silence(facts));
+            reasons.extend(facts.no_answer.cloned().map(Reason::NoAnswer));
             reasons.extend(facts.unanswered_peer.map(Reason::PeerSilent));
             reasons
                 .extend((facts.quality != Quality::Good).then_some(Reason::Probed(facts.quality)));

@@ -32,6 +32,7 @@ fn good(link: &Link) -> Facts<'_> {
         unanswered_in_a_row: 0,
         echo_health: EchoHealth::Fine,
         unanswered_peer: None,
+        no_answer: None,
         quality: Quality::Good,
     }
 }
@@ -407,4 +408,23 @@ fn probes_decide_too() {
             "probes say nothing then"
         );
     }
+}
+
+#[test]
+fn an_inside_test_without_answer_is_a_failure() {
+    let link = good_link();
+    let no_answer = NoAnswer {
+        sentence:
+            "2001:db8:a::2: no answer to a ping from 3fff:fff::1: a packet filter drops the request"
+                .to_owned(),
+        cure: Some("accept it".to_owned()),
+    };
+    let facts = Facts {
+        no_answer: Some(&no_answer),
+        ..good(&link)
+    };
+    assert_eq!(
+        judged(&facts),
+        "failing; 2001:db8:a::2: no answer to a ping from 3fff:fff::1: a packet filter drops the request; accept it"
+    );
 }

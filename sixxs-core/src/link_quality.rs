@@ -157,7 +157,7 @@ impl ProbeWindow {
         }
         let limit = match was_failing {
             false => reply,
-            true => reply * 3 / 4,
+            true => reply.saturating_mul(3) / 4,
         };
         let has_enough = sent.saturating_sub(lost) >= whole.div_ceil(4);
         match median {
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn slow_replies_fail_too() {
-        // Six of ten decide on the median.
+        // Five of ten decide on the median.
         assert_eq!(changes(&[(10, FAST), (10, SLOW)]), [14]);
         // At 90 ms it stays failing; below 75 ms it recovers.
         let recovers = changes(&[(10, FAST), (10, SLOW), (20, MIDDLE), (10, FAST)]);

@@ -46,17 +46,6 @@ number! {
 /// 116 is unassigned in /etc/iproute2/rt_protos.
 pub const PROTOCOL: u8 = 116;
 
-/// Whether it is a unicast address by which other hosts can reach this host: not unspecified, loopback,
-/// multicast, link-local or IPv4-mapped.
-pub(crate) fn is_unicast(address: Ipv6Addr) -> bool {
-    let first = address.segments()[0];
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || first & 0xffc0 == 0xfe80
-        || address.to_ipv4_mapped().is_some())
-}
-
 impl Mtu {
     /// The minimum that IPv6 allows (RFC 8200 §5).
     pub const MINIMUM: Self = Self(1280);

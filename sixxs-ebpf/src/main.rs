@@ -84,7 +84,6 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
-        ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
     if let Ok(ipv6) = &ipv6
@@ -120,9 +119,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
 #[inline(always)]
 fn is_foreign(frame: &Frame, interface: &Interface) -> bool {
     interface.uses_filter != 0
-        && let Some((first, destination)) = frame.ends()
-        && !maps::may_be_source(first, interface.generation)
-        && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
+        && frame.ends().is_some_and(|(first, destination)| {
+            !maps::may_be_source(first, interface.generation)
+                && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
+        })
 }
 
 /// Does what a verdict requires. Returns its counter and the action.
@@ -311,7 +311,6 @@ fn echo_arrived(
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
-        ifindex: interface.ifindex,
     };
     let Some(to) = tables.source(ipv6.destination) else {
         return NEXT;

@@ -6,12 +6,17 @@
 //! file need not survive one.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
+    net::Ipv6Addr,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use sixxs_core::deprecation::{Change, Decision, FailingSources, Record, Step, decide};
+use sixxs_core::{
+    deprecation::{Change, Decision, FailingSources, Record, Step, decide},
+    types::IfIndex,
+};
 use tracing::{debug, warn};
 
 use crate::{host::clock::Clock, host::files, netlink::Netlink};
@@ -29,6 +34,13 @@ pub(crate) struct Deprecations {
     record: Record,
     /// The text of the file; `None`: there is no file.
     saved: Option<String>,
+}
+
+/// An address, and its interface.
+type Key = (IfIndex, Ipv6Addr);
+
+const fn key(step: &Step) -> Key {
+    (step.address.index, step.address.address)
 }
 
 /// What was done.
@@ -70,6 +82,7 @@ impl Deprecations {
         failing: &FailingSources,
     ) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut refused = BTreeSet::new();
         for _ in 0..PASSES {
             if failing.is_empty() && self.record.is_empty() {
                 break;
@@ -83,15 +96,26 @@ impl Deprecations {
             };
             let now = Clock::default().now().elapsed;
             let decision = decide(&self.record, &listed, failing, now);
-            let steps = self.adopt(decision, &mut outcome);
+            let steps = self.adopt(decision, &refused, &mut outcome.problems);
             if steps.is_empty() {
                 break;
             }
-            self.apply(netlink, steps, &mut outcome).await;
-            if !outcome.problems.is_empty() {
-                break;
+            for step in steps {
+                let set = netlink.set_preferred(&step.address, step.preferred).await;
+                if !matches!(set, Ok(true)) {
+                    self.forget_unless_restored(&step);
+                }
+                match set {
+                    Ok(true) => outcome.done.push(step),
+                    Ok(false) => debug!("{step}: it has changed meanwhile"),
+                    Err(error) => {
+                        outcome.problems.push(format!("{step}: {error:#}"));
+                        refused.insert(key(&step));
+                    }
+                }
             }
         }
+        outcome.problems.dedup();
         outcome
     }
 
@@ -100,37 +124,37 @@ impl Deprecations {
         self.carry_out(netlink, &FailingSources::default()).await
     }
 
-    /// Saves the record of a decision. Returns the steps that may be carried out now: without a record on disk, nobody
-    /// would put the lifetimes back after a crash.
-    fn adopt(&mut self, decision: Decision, outcome: &mut Outcome) -> Vec<Step> {
+    /// Saves the record of a decision. Returns the steps to carry out: without those that were `refused` before, and without a
+    /// record on disk only those that put a lifetime back, since nobody would undo the others after a crash.
+    fn adopt(
+        &mut self,
+        decision: Decision,
+        refused: &BTreeSet<Key>,
+        problems: &mut Vec<String>,
+    ) -> Vec<Step> {
         let Decision { record, mut steps } = decision;
         self.record = record;
+        steps.retain(|step| {
+            let is_refused = refused.contains(&key(step));
+            if is_refused {
+                self.forget_unless_restored(step);
+            }
+            !is_refused
+        });
         if let Err(error) = self.save() {
-            outcome.problems.push(format!("{error:#}"));
+            problems.push(format!("{error:#}"));
             for step in &steps {
-                if step.change != Change::Restore {
-                    self.record.forget(&step.address);
-                }
+                self.forget_unless_restored(step);
             }
             steps.retain(|step| step.change == Change::Restore);
         }
         steps
     }
 
-    async fn apply(&mut self, netlink: &Netlink, steps: Vec<Step>, outcome: &mut Outcome) {
-        for step in steps {
-            let set = netlink.set_preferred(&step.address, step.preferred).await;
-            if !matches!(set, Ok(true)) && step.change != Change::Restore {
-                self.record.forget(&step.address);
-            }
-            match set {
-                Ok(true) => {
-                    debug!("{step}");
-                    outcome.done.push(step);
-                }
-                Ok(false) => debug!("{step}: it has changed meanwhile"),
-                Err(error) => outcome.problems.push(format!("{step}: {error:#}")),
-            }
+    /// An address that is not deprecated after all is not in the record.
+    fn forget_unless_restored(&mut self, step: &Step) {
+        if step.change != Change::Restore {
+            self.record.forget(&step.address);
         }
     }
 
@@ -189,7 +213,7 @@ mod tests {
         config,
         deprecation::{Lifetime, ListedAddress},
         link::{Link, Links},
-        types::{IfIndex, Mtu},
+        types::Mtu,
     };
 
     use super::*;
@@ -220,15 +244,15 @@ mod tests {
     fn a_record_is_saved_before_the_change_and_loaded_again() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().join("not/yet");
-        let mut outcome = Outcome::default();
+        let (none, mut problems) = (BTreeSet::new(), Vec::new());
         let mut first = Deprecations::load(&run_dir);
         assert!(first.record().is_empty());
-        assert_eq!(first.adopt(decision(), &mut outcome).len(), 1);
+        assert_eq!(first.adopt(decision(), &none, &mut problems).len(), 1);
         let mut second = Deprecations::load(&run_dir);
         assert_eq!(second.record(), first.record());
         // Without an address there is no file.
-        assert_eq!(second.adopt(Decision::default(), &mut outcome), []);
-        assert!(!file(&run_dir).exists() && outcome.problems.is_empty());
+        assert_eq!(second.adopt(Decision::default(), &none, &mut problems), []);
+        assert!(!file(&run_dir).exists() && problems.is_empty());
         let names: Vec<_> = fs::read_dir(&run_dir).unwrap().collect();
         assert!(names.is_empty(), "{names:?}");
     }
@@ -239,10 +263,21 @@ mod tests {
         let no_directory = directory.path().join("file");
         fs::write(&no_directory, "").unwrap();
         let mut deprecations = Deprecations::load(&no_directory.join("run"));
-        let mut outcome = Outcome::default();
-        assert_eq!(deprecations.adopt(decision(), &mut outcome), []);
-        assert_eq!(outcome.problems.len(), 1, "{outcome:?}");
+        let mut problems = Vec::new();
+        let steps = deprecations.adopt(decision(), &BTreeSet::new(), &mut problems);
+        assert_eq!(steps, []);
+        assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(deprecations.record().is_empty());
+    }
+
+    #[test]
+    fn a_refused_address_is_not_in_the_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut deprecations = Deprecations::load(directory.path());
+        let (refused, mut problems) = ([key(&decision().steps[0])].into(), Vec::new());
+        assert_eq!(deprecations.adopt(decision(), &refused, &mut problems), []);
+        assert!(deprecations.record().is_empty() && problems.is_empty());
+        assert!(!file(directory.path()).exists());
     }
 
     #[test]

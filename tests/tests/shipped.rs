@@ -42,6 +42,7 @@ fn as_it_is_it_asks_for_nothing() -> Result<()> {
 fn with_everything_uncommented_it_is_right() -> Result<()> {
     let config = read(&settings())?;
     assert_eq!(config.tunnels.len(), 11);
+    assert_eq!(config.groups.len(), 1);
     Ok(())
 }
 
@@ -57,7 +58,8 @@ fn reference() -> Result<&'static str> {
 /// All keys that the program knows, from its error messages for unknown keys.
 fn keys_of_the_program() -> Result<BTreeSet<String>> {
     let unknown = "nonsense = 1\n[connect_limit]\nnonsense = 1\n[alert]\nnonsense = 1\n\
-                   [[tunnel]]\nnonsense = 1\n[tunnel.update]\nnonsense = 1\n";
+                   [[tunnel]]\nnonsense = 1\n[tunnel.update]\nnonsense = 1\n[tunnel.probe]\nnonsense = 1\n\
+                   [[group]]\nnonsense = 1\n";
     let Err(refused) = config::parse("sixxs.toml", unknown) else {
         bail!("a key that nobody knows was taken");
     };
@@ -66,7 +68,7 @@ fn keys_of_the_program() -> Result<BTreeSet<String>> {
         .iter()
         .filter_map(|fault| fault.message.strip_prefix("unknown key; expected one of "))
         .collect();
-    ensure!(lists.len() == 5, "{refused}");
+    ensure!(lists.len() == 7, "{refused}");
     let keys = lists.iter().flat_map(|list| list.split(", "));
     Ok(keys.map(str::to_owned).collect())
 }

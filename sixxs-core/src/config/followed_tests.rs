@@ -382,7 +382,7 @@ fn what_an_earlier_run_had_lost_is_still_refused() {
     let lost: Prefix = "2001:db8:1::5/128".parse().unwrap();
     assert_eq!(former(&first), [lost], "its address is there again");
     // From then on, time counts as usual.
-    let later = |minutes| {
+    let later = |minutes: u64| {
         let now = Duration::from_secs(minutes * 60);
         former(&Followed::of(&config, &host, &first, now))
     };

@@ -89,15 +89,17 @@ impl Config {
 
     /// Each group as a tunnel: with the name of its active link, and the prefixes and the table of the group.
     pub fn groups_as_tunnels(&self) -> impl Iterator<Item = (&Group, Tunnel)> {
-        let active = |group| Some((group, Group::on(group, self.active_link(group)?)));
-        self.groups.iter().filter_map(active)
+        self.groups.iter().filter_map(move |group| {
+            let tunnel = group.on(self.active_link(group)?);
+            Some((group, tunnel))
+        })
     }
 
     /// The prefixes of all groups, with the name of the group.
     pub fn group_prefixes(&self) -> impl Iterator<Item = (Prefix, &IfName)> {
         self.groups.iter().flat_map(|group| {
             let prefixes = group.prefixes.iter();
-            prefixes.map(|prefix| (*prefix, &group.name))
+            prefixes.map(move |prefix| (*prefix, &group.name))
         })
     }
 

@@ -50,11 +50,11 @@ pub use endpoint_update::EndpointUpdate;
 pub use followed::Followed;
 pub use follows::{Follows, PrefixSource};
 pub use group::Group;
-use model::RULE_PRIORITY;
 pub use model::{
     AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RuleMode, SUBTREES_TABLE, SixInFour,
     Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
+use model::{INSIDE_TEST, RULE_PRIORITY};
 pub use not_followed::{MAX_FOLLOWED, NotFollowed};
 pub use probe::Probe;
 pub use remote_endpoint::RemoteEndpoint;
@@ -75,6 +75,7 @@ const KEYS: &[&str] = &[
     "on_leak",
     "answer_echo",
     "xdp",
+    "inside_test_minutes",
     "direct_connected",
     "rule_priority",
     "rule_mode",
@@ -174,8 +175,8 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
     }
     diagnostics.extend(cross_check::check(
         uplinks.items(),
-        (&config.tunnels, &locations),
-        (&config.groups, &group_locations),
+        (&config.tunnels[..], &locations[..]),
+        (&config.groups[..], &group_locations[..]),
     ));
     // A link with faults of its own is not among the tunnels.
     if config.tunnels.len() == first_group as usize {
@@ -199,6 +200,7 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let on_leak = section.parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"");
     let answer_echo = section.parsed("answer_echo", "\"host\" or \"kernel\"");
     let (xdp, xdp_diagnostics) = xdp::read(&mut section);
+    let inside_test = section.integer("inside_test_minutes", 0..=1440);
     let direct_connected = section.boolean("direct_connected");
     // Minimum: priority 0 belongs to the rule of the local table, and the rules for direct destinations use
     // this priority minus 1. Maximum: 32766 belongs to the rule of the main table, and the kernel does
@@ -219,6 +221,11 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
         on_leak: on_leak.value().unwrap_or_default(),
         answer_echo: answer_echo.value().unwrap_or_default(),
         xdp,
+        inside_test: match inside_test.value() {
+            None => Some(INSIDE_TEST),
+            Some(0) => None,
+            Some(minutes) => Some(Duration::from_secs(u64::from(minutes) * 60)),
+        },
         direct_connected: direct_connected.value().unwrap_or(true),
         rule_priority: RulePriority(rule_priority.value().unwrap_or(RULE_PRIORITY)),
         connect_limit: diagnostics.absorb(connect_limit.unwrap_or_default()),

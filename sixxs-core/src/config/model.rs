@@ -34,6 +34,8 @@ pub struct Config {
     pub answer_echo: AnswerEcho,
     /// Which uplinks get the XDP program.
     pub xdp: XdpChoices,
+    /// How often the daemon tests from inside whether a tunnel answers; `None`: only on request.
+    pub inside_test: Option<Duration>,
     /// Whether local networks are reached without the tunnels (`routing::connected`).
     pub direct_connected: bool,
     /// Priority of the policy rules that select by source. In [`RuleMode::Rules`], the rules for direct
@@ -64,6 +66,7 @@ impl Default for Config {
             on_leak: OnLeak::default(),
             answer_echo: AnswerEcho::default(),
             xdp: XdpChoices::default(),
+            inside_test: Some(INSIDE_TEST),
             direct_connected: true,
             rule_priority: RulePriority(RULE_PRIORITY),
             connect_limit: Limit::default(),
@@ -227,6 +230,9 @@ impl FromStr for RuleMode {
 
 /// The routing table of [`RuleMode::Subtrees`].
 pub const SUBTREES_TABLE: TableId = TableId(200);
+
+/// Default time between two inside tests of a tunnel.
+pub(super) const INSIDE_TEST: Duration = Duration::from_secs(600);
 
 /// Default priority of the policy rules that select by source.
 pub(super) const RULE_PRIORITY: u32 = 16383;

@@ -134,8 +134,7 @@ mod tests {
             config.add(account(&format!("t{number}"))).unwrap();
         }
         assert_eq!(refused(&mut config, "more"), Refused::TooMany);
-        let tables: std::collections::BTreeSet<_> =
-            config.tunnels.iter().map(|tunnel| tunnel.table).collect();
+        let tables: BTreeSet<_> = config.tunnels.iter().map(|tunnel| tunnel.table).collect();
         assert_eq!(tables.len(), TUNNELS);
     }
 }

@@ -16,6 +16,25 @@ use crate::{
     wireguard::handshakes::Unanswered,
 };
 
+/// Why a ping from outside would not be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoAnswer {
+    /// The sentence of the inside test.
+    pub sentence: String,
+    /// What to do, if that is known.
+    pub cure: Option<String>,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)?;
+        match &self.cure {
+            Some(cure) => write!(f, "; {cure}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One fault of a tunnel. `Display` gives a clause about a tunnel that was named before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -53,6 +72,8 @@ pub enum Reason {
     Silent(EchoHealth),
     /// Its peer of WireGuard does not answer.
     PeerSilent(Unanswered),
+    /// A ping from outside would not be answered, by the last inside test.
+    NoAnswer(NoAnswer),
     /// Too many of its probes got no reply, or the replies take too long.
     Probed(Quality),
     /// Its rules or routes are missing.
@@ -98,6 +119,7 @@ impl Reason {
             | Self::Unanswered(_)
             | Self::Silent(_)
             | Self::PeerSilent(_)
+            | Self::NoAnswer(_)
             | Self::Probed(_)
             | Self::NotRouted
             | Self::NoProgram => Level::Failing,
@@ -169,6 +191,7 @@ impl fmt::Display for Reason {
             ),
             Self::Silent(health) => health.fmt(f),
             Self::PeerSilent(unanswered) => unanswered.fmt(f),
+            Self::NoAnswer(no_answer) => no_answer.fmt(f),
             Self::Probed(quality) => quality.fmt(f),
             Self::NotRouted => write!(f, "its rules or routes are missing"),
             Self::NoProgram => write!(f, "its program is not attached"),

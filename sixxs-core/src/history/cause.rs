@@ -80,6 +80,8 @@ causes! {
     RoutingMissing = "routing missing",
     /// Its program is not attached.
     ProgramMissing = "program missing",
+    /// The last inside test got no answer.
+    InsideTestFailed = "inside test failed",
 }
 
 /// The highest code that a record has room for.
@@ -116,6 +118,7 @@ impl Cause {
             Reason::BrokerSendsElsewhere(_) => Self::BrokerSendsElsewhere,
             Reason::Silent(EchoHealth::Astray { .. }) => Self::RepliesAstray,
             Reason::Unanswered(_) | Reason::Silent(_) => Self::NoReply,
+            Reason::NoAnswer(_) => Self::InsideTestFailed,
             Reason::PeerSilent(_) => Self::PeerSilent,
             Reason::Probed(Quality::Slow { .. }) => Self::RepliesSlow,
             Reason::Probed(Quality::Lossy { .. } | Quality::Good) => Self::PacketsLost,

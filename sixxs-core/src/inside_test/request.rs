@@ -15,6 +15,11 @@ pub const PACKET_BYTES: usize = IPV6_BYTES + ICMPV6_BYTES;
 /// The same with an Ethernet header.
 pub const FRAME_BYTES: usize = ETHERNET_BYTES + PACKET_BYTES;
 
+/// The payload length in the IPv6 header.
+const PAYLOAD_LENGTH: u16 = 24;
+
+const _: () = assert!(PAYLOAD_LENGTH as usize == ICMPV6_BYTES);
+
 const ICMPV6: u8 = 58;
 const ECHO_REQUEST: u8 = 128;
 
@@ -55,9 +60,7 @@ pub fn frame(
     ethernet[..6].copy_from_slice(&mac.unwrap_or_default());
     ethernet[12..].copy_from_slice(&[0x86, 0xdd]);
     packet[0] = 0x60;
-    #[expect(clippy::cast_possible_truncation, reason = "24")]
-    let length = ICMPV6_BYTES as u8;
-    packet[5] = length;
+    packet[4..6].copy_from_slice(&PAYLOAD_LENGTH.to_be_bytes());
     packet[6] = ICMPV6;
     packet[7] = 64;
     packet[8..24].copy_from_slice(&source.octets());
@@ -75,7 +78,7 @@ fn checksum(packet: &[u8]) -> u16 {
     let pairs = packet[8..].chunks_exact(2);
     let words = pairs.map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     // Length and next header, from the pseudo-header.
-    let sum = words.sum::<u32>() + u32::from(packet[5]) + u32::from(ICMPV6);
+    let sum = words.sum::<u32>() + u32::from(PAYLOAD_LENGTH) + u32::from(ICMPV6);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits above")]

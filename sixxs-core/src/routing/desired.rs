@@ -119,8 +119,9 @@ impl Desired {
             RuleMode::Subtrees => of_group.add_subtrees(config, group, local),
         }
         if !is_active {
-            let is_nowhere = |target: &Target| !matches!(target, Target::Interface { .. });
-            of_group.routes.retain(|_, target| is_nowhere(target));
+            of_group
+                .routes
+                .retain(|_, target| !matches!(target, Target::Interface { .. }));
             of_group.neighbours.clear();
         }
         self.rules.append(&mut of_group.rules);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    config::{self, Config, RuleMode},
+    config::{self, Config, RuleMode, Tunnel},
     explain::rules::{Action, PolicyRule, Selector},
     link::Link,
     routing::{
@@ -177,7 +177,7 @@ fn traffic_to_networks_behind_the_host_takes_no_tunnel() {
     let mut config = config();
     config.tunnels[0].prefixes = vec!["2001:db8:aa::/48".parse().unwrap()];
     config.tunnels[1].direct = vec!["2001:db8:5::/64".parse().unwrap()];
-    let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
+    let first = |tunnel: &Tunnel| tunnel.name.as_str() == "sixxs0";
     assert_eq!(
         local_destinations(&Desired::new(&config, first)),
         [
@@ -291,7 +291,7 @@ fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
         target: ObservedTarget::Other,
     };
     observed.routes.push(foreign.clone());
-    let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
+    let first = |tunnel: &Tunnel| tunnel.name.as_str() == "sixxs0";
     let plan = diff(&Desired::new(&config, first), &observed);
     assert_eq!(plan.problems.len(), 1);
     let after = apply(&plan, observed);

@@ -27,7 +27,6 @@ use super::{INJECT, Kernel, pod::Raw, test_run};
 const TESTS: &str = "INSIDE_TESTS";
 
 /// Carries out tests, in any thread of this network namespace.
-#[derive(Debug)]
 pub struct InsideTester {
     inject: OwnedFd,
     tests: Array<MapData, Raw<InsideTest>>,
@@ -60,7 +59,9 @@ impl Kernel {
         let program = self.ebpf.program(INJECT);
         let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {INJECT}"))?;
         let program: &SchedClassifier = program.try_into()?;
-        let descriptor = program.fd().context("the kernel did not load the program that puts packets in")?;
+        let descriptor = program
+            .fd()
+            .context("the kernel did not load the program that puts packets in")?;
         let Some(Map::Array(tests)) = self.ebpf.map(TESTS) else {
             return Err(anyhow!("the eBPF object has no map {TESTS}"));
         };
@@ -75,7 +76,12 @@ impl Kernel {
 impl InsideTester {
     /// Begins a test: the programs expect its packets for this time. Then puts the request in. Most often the kernel has
     /// handled it, and the reply too, when this returns.
-    pub fn begin(&mut self, request: &TestRequest, limit: Duration, now_ns: u64) -> anyhow::Result<()> {
+    pub fn begin(
+        &mut self,
+        request: &TestRequest,
+        limit: Duration,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
         let [local, remote] =
             [request.address, request.source].map(|one| Address::from_octets(one.octets()));
         let tag = echo::tag(local, remote, request.number.word());

@@ -5,12 +5,11 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use anyhow::Context as _;
-use sixxs_core::{
-    active_link::LinkState, broker::connects::Standing, config::AnswerEcho, tunnel::CarrierKind,
-    types::IfName,
-};
+use sixxs_core::{active_link::LinkState, config::AnswerEcho, tunnel::CarrierKind, types::IfName};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
+
+mod answers;
 
 use super::{
     End,
@@ -20,20 +19,19 @@ use super::{
     enforcer::{Enforcer, Urgency},
     event::{Deadlines, Event, Sources},
     health::{self, HealthMonitor, judge_all},
-    leak_details::{Evidence, recursion},
+    inside_monitor::InsideMonitor,
+    leak_details::Evidence,
     leak_reports::{self, LeakReports},
-    metrics_snapshot,
     observations::observations,
     operations::Operations,
     outer_traffic::{OuterMonitors, Watched, silent_tunnel},
-    readings::{Readings, echo_times},
+    readings::Readings,
     snapshot::{Snapshot, TunnelState},
     status, systemd,
     tunnels::{AfterStop, end_drivers},
 };
 use crate::{
     bpf::Kernel,
-    control::Request,
     control::api::{self, About},
     host::clock::after,
 };
@@ -56,6 +54,7 @@ pub(super) struct Daemon {
     echo: EchoMonitors,
     outer: OuterMonitors,
     health: HealthMonitor,
+    inside: InsideMonitor,
     /// The rounds after which health was scheduled to be judged.
     rounds_seen: u64,
     is_ready: bool,
@@ -66,6 +65,7 @@ impl Daemon {
     /// reported them.
     pub(super) fn new(
         operations: Operations,
+        inside: InsideMonitor,
         is_on_demand: bool,
         pruning: JoinHandle<()>,
     ) -> anyhow::Result<Self> {
@@ -78,6 +78,7 @@ impl Daemon {
             echo: EchoMonitors::default(),
             outer: OuterMonitors::default(),
             health: HealthMonitor::default(),
+            inside,
             rounds_seen: 0,
             is_ready: false,
         };
@@ -118,6 +119,12 @@ impl Daemon {
             if enforcer.rounds() > self.rounds_seen {
                 self.rounds_seen = enforcer.rounds();
                 self.health.schedule(enforcer.now());
+                self.inside.follow(
+                    enforcer.intent.effective().inside_test,
+                    &enforcer.up(),
+                    enforcer.tamper_log.corrections(),
+                    enforcer.now(),
+                );
                 // A link that is down carries nothing from now on.
                 if !enforcer.intent.wanted().groups.is_empty() {
                     log_error(self.judge_health().await);
@@ -137,20 +144,19 @@ impl Daemon {
         let at = |due: Option<Duration>| due.map(|due| after(enforcer.started, due));
         let round = enforcer.round_due();
         let retry = enforcer.reconciler.retry_due(enforcer.started);
+        let health = [
+            self.health.due(),
+            enforcer.intent.groups().due(),
+            enforcer.deprecator.due(),
+        ];
         Deadlines {
             round,
             // A round that is due anyway retries too.
             retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
-            health: at([
-                self.health.due(),
-                enforcer.intent.groups().due(),
-                enforcer.deprecator.due(),
-            ]
-            .into_iter()
-            .flatten()
-            .min()),
+            health: at(health.into_iter().flatten().min()),
+            inside_test: at(self.inside.due()),
             unattributed: at(enforcer.tamper_log.due()),
             has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
@@ -174,6 +180,12 @@ impl Daemon {
             Event::UnattributedDue => enforcer.report_unattributed(),
             Event::Stopped(after) => self.operations.drivers_stopped(after).await,
             Event::TrialEnds => self.operations.revert().await,
+            Event::InsideTestDue => self.test_inside(),
+            Event::InsideTested(tested) => {
+                self.inside.add(&tested, now);
+                log_error(self.judge_health().await);
+            }
+            Event::FilterChanged => self.inside.filter_changed(now),
             Event::Probed(probed) => {
                 if enforcer.probes.add(&probed, enforcer.started) {
                     log_error(self.judge_health().await);
@@ -256,6 +268,13 @@ impl Daemon {
         let readings = Readings::read(self.programs(), &names)?;
         self.echo.observe(&names, &readings, self.now());
         self.outer.observe(self.watched(), &readings, self.now());
+        let now = self.now();
+        let echo = &self.echo;
+        let looks = names.iter().map(|name| {
+            let row = echo.unanswered_in_a_row(name, &readings);
+            (name, row, echo.health(name))
+        });
+        self.inside.observe_echo(looks, now);
         if self.enforcer().intent.effective().answer_echo == AnswerEcho::Kernel {
             // The programs answer: nothing is known about this host.
             self.echo = EchoMonitors::default();
@@ -276,6 +295,19 @@ impl Daemon {
             .collect()
     }
 
+    /// Tests the tunnel that is due. The result comes as an event.
+    fn test_inside(&mut self) {
+        let now = self.now();
+        if let Some((tunnel, answer)) = self.inside.take(now) {
+            let tunnels = vec![tunnel.to_string()];
+            let names = api::Names {
+                tunnels,
+                ..api::Names::default()
+            };
+            self.operations.test_inside(&names, answer);
+        }
+    }
+
     /// Judges the health of all tunnels: reports changes, and lets other links of groups take over.
     async fn judge_health(&mut self) -> anyhow::Result<()> {
         let now = self.now();
@@ -292,9 +324,13 @@ impl Daemon {
         let links = links.map(|(name, health)| (name.clone(), LinkState::of(health)));
         let links = links.collect();
         let enforcer = &mut self.operations.enforcer;
+        let had_good_links = enforcer.intent.groups().have_good_links();
         let switches = enforcer.intent.choose_links(&links, now);
         if !switches.is_empty() {
             enforcer.run_round_or_report().await;
+        } else if had_good_links != enforcer.intent.groups().have_good_links() {
+            // The problems have changed.
+            enforcer.schedule(Urgency::Paced);
         }
         enforcer.raise(switches.iter().map(health::switched));
         self.enforcer_mut().judged(&judged, observed);
@@ -332,6 +368,7 @@ impl Daemon {
                 echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
+                no_answer: self.inside.no_answer(&name),
                 quality: enforcer.probes.quality(&name),
                 probes: enforcer.probes.summary(&name),
             };
@@ -358,92 +395,6 @@ impl Daemon {
             problems: enforcer.problems().to_vec(),
             readings,
         })
-    }
-
-    /// Problems of the present that no scan finds: recursive packets.
-    fn recursions(&self) -> impl Iterator<Item = String> {
-        let now = self.now();
-        let slots = self.programs().slots().iter();
-        slots.filter_map(move |(name, slot)| {
-            let flow = self.leak_reports.recursion(*slot, now)?;
-            let cause = recursion(name, flow);
-            let (why, cure) = (cause.sentence(), cause.cure());
-            Some(format!("{name}: packets are dropped: {why}; {cure}"))
-        })
-    }
-
-    /// A snapshot for clients: with echo times, and with how each broker limits connects.
-    async fn full_snapshot(&self) -> anyhow::Result<(Snapshot<'_>, BTreeMap<String, Standing>)> {
-        let read = self.operations.context.connects.standings().await;
-        let mut snapshot = self.snapshot()?;
-        snapshot.echo_times = echo_times(self.programs(), &snapshot.readings)?;
-        let standings = read.unwrap_or_else(|error| {
-            snapshot.problems.push(format!("{error:#}"));
-            Default::default()
-        });
-        snapshot.problems.extend(self.recursions());
-        Ok((snapshot, standings))
-    }
-
-    async fn status(&self) -> anyhow::Result<api::Status> {
-        let (snapshot, standings) = self.full_snapshot().await?;
-        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-        Ok(status::status(&snapshot, standings, now))
-    }
-
-    async fn metrics(&self) -> anyhow::Result<String> {
-        let (snapshot, standings) = self.full_snapshot().await?;
-        let others = metrics_snapshot::Others {
-            standings,
-            repairs: self.enforcer().repair_times().clone(),
-            hooks_dropped: self.enforcer().alerts.dropped(),
-            now: jiff::Timestamp::now(),
-        };
-        Ok(metrics_snapshot::metrics(&snapshot, others).write()?)
-    }
-
-    fn counters(&self) -> anyhow::Result<api::Counters> {
-        let programs = self.programs();
-        let readings = Readings::read(programs, programs.slots().keys())?;
-        Ok(status::counters(&readings))
-    }
-
-    /// Carries out the request of a client, and sends the result.
-    async fn answer(&mut self, request: Request) {
-        // A client that has gone misses the answer.
-        match request {
-            Request::Status(answer) => {
-                let _gone = answer.send(self.status().await);
-            }
-            Request::Counters(answer) => {
-                let _gone = answer.send(self.counters());
-            }
-            Request::Metrics(answer) => {
-                let _gone = answer.send(self.metrics().await);
-            }
-            Request::Alerts(answer) => {
-                let _gone = answer.send(self.operations.enforcer.alerts.subscribe());
-            }
-            Request::Plan(answer) => {
-                let _gone = answer.send(self.operations.plan().await);
-            }
-            Request::Preview(asked, answer) => {
-                let _gone = answer.send(self.operations.preview(asked).await);
-            }
-            Request::Reload(confirm_within, answer) => {
-                self.operations.reload(confirm_within, answer).await
-            }
-            Request::Confirm(answer) => {
-                let _gone = answer.send(self.operations.trial.confirm());
-            }
-            Request::Account(verb, file, answer) => {
-                self.operations.control_account(verb, file, answer).await
-            }
-            Request::Inside(names, answer) => self.operations.test_inside(&names, answer),
-            Request::Tunnels(verb, names, answer) => {
-                self.operations.control_tunnels(verb, names, answer).await
-            }
-        }
     }
 
     /// Ends drivers and tasks. Programs, rules and routes stay in place.

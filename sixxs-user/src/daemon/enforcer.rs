@@ -1,7 +1,7 @@
 //! Rounds: each scans the host and reconciles it with the intent. They run as often as the rate limit allows.
 //!
-//! Composes the intent, the drivers, the endpoint updates, the probes, the history, the reconciler, the tamper log, the problems
-//! and the alerts. Must not know requests, leaks or health.
+//! Composes the intent, the drivers, the endpoint updates, the probes, the history, the reconciler, the deprecator, the tamper
+//! log, the problems and the alerts. Must not know requests, leaks, or how health is judged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -134,6 +134,14 @@ impl Enforcer {
         names(&self.intent, &self.tunnels)
     }
 
+    /// The names of the tunnels that are up.
+    pub(super) fn up(&self) -> BTreeSet<IfName> {
+        let links = self.reconciler.links();
+        let mut names = self.tunnels.names();
+        names.retain(|name| self.tunnels.view(name, links.by_name(name)).state == State::Up);
+        names
+    }
+
     /// The time since the start.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
@@ -261,9 +269,9 @@ impl Enforcer {
         let mut problems = self.learn_and_scan().await?;
         let started = self.tunnels.started();
         self.updates.follow(self.intent.effective(), &started);
-        let (tunnels, links) = (&self.tunnels, self.reconciler.links());
-        let is_up = |name: &IfName| tunnels.view(name, links.by_name(name)).state == State::Up;
-        self.probes.follow(self.intent.effective(), is_up);
+        let up = self.up();
+        self.probes
+            .follow(self.intent.effective(), |name| up.contains(name));
         problems.extend(self.repair().await);
         problems.extend(self.deprecate().await);
         problems.extend(self.lasting_problems());

@@ -13,15 +13,15 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{systemd::Watchdog, tunnels::AfterStop};
+use super::{inside_monitor::Tested, systemd::Watchdog, tunnels::AfterStop};
 use crate::{
     bpf::{self, Debugging, LeakRing, Rings},
     control::{Quit, Request},
     driver::ChangeNotifier,
     host::prober::Probed,
-    netlink::{Change, Watcher},
+    netlink::{Change, FilterWatcher, Watcher},
 };
 
 /// Pins and maps are read back at this interval, and a round follows, with or without events.
@@ -53,6 +53,12 @@ pub(super) enum Event {
     Stopped(AfterStop),
     /// A probe has finished.
     Probed(Probed),
+    /// The inside tests of a tunnel have finished.
+    InsideTested(Tested),
+    /// [`Deadlines::inside_test`].
+    InsideTestDue,
+    /// A packet filter has changed.
+    FilterChanged,
     /// The kernel programs report leaks.
     Leaks(Vec<LeakEvent>),
     /// A client requests something.
@@ -91,6 +97,8 @@ pub(super) struct Deadlines {
     pub(super) trial: Option<Instant>,
     /// The time of the next judgement of health.
     pub(super) health: Option<Instant>,
+    /// The time of the next inside test.
+    pub(super) inside_test: Option<Instant>,
     /// The time at which corrections without an event are reported.
     pub(super) unattributed: Option<Instant>,
     /// Whether leaks or summaries wait to be reported.
@@ -137,6 +145,8 @@ pub(super) struct Receivers {
     pub(super) stopped: mpsc::Receiver<AfterStop>,
     /// Finished probes.
     pub(super) probed: mpsc::Receiver<Probed>,
+    /// Finished inside tests.
+    pub(super) tested: mpsc::Receiver<Tested>,
     /// Requests.
     pub(super) requests: mpsc::Receiver<Request>,
     /// Requests to end.
@@ -147,6 +157,8 @@ pub(super) struct Receivers {
 pub(super) struct Sources {
     signals: Signals,
     watcher: Arc<Watcher>,
+    /// `None`: the kernel has no nftables, or does not report changes.
+    filters: Option<FilterWatcher>,
     notifier: ChangeNotifier,
     leaks: AsyncFd<LeakRing>,
     debugging: Option<AsyncFd<Debugging>>,
@@ -176,6 +188,7 @@ impl Sources {
         Ok(Self {
             signals,
             watcher,
+            filters: watch_filters(),
             notifier,
             leaks: bpf::wait_on(rings.events)?,
             debugging: rings.debugging.map(bpf::wait_on).transpose()?,
@@ -192,6 +205,7 @@ impl Sources {
         let Self {
             signals,
             watcher,
+            filters,
             notifier,
             leaks,
             debugging,
@@ -212,6 +226,8 @@ impl Sources {
                 () = notifier.notified() => Event::DriverReport,
                 Some(stopped) = receivers.stopped.recv() => Event::Stopped(stopped),
                 Some(probed) = receivers.probed.recv() => Event::Probed(probed),
+                Some(tested) = receivers.tested.recv() => Event::InsideTested(tested),
+                () = filter_changed(filters.as_ref()) => Event::FilterChanged,
                 Some(request) = receivers.requests.recv() => Event::Request(request),
                 Some(quit) = receivers.quits.recv() => Event::Quit(quit),
                 ready = leaks.readable_mut() => {
@@ -230,6 +246,7 @@ impl Sources {
                 () = sleep_until(deadlines.poll) => Event::PollDue,
                 () = at(deadlines.trial) => Event::TrialEnds,
                 () = at(deadlines.health) => Event::HealthDue,
+                () = at(deadlines.inside_test) => Event::InsideTestDue,
                 () = at(deadlines.unattributed) => Event::UnattributedDue,
                 _ = reports.tick(), if deadlines.has_reports => Event::ReportsDue,
                 _ = echo.tick() => Event::EchoDue,
@@ -268,6 +285,27 @@ impl Sources {
                 None
             }
         }
+    }
+}
+
+fn watch_filters() -> Option<FilterWatcher> {
+    match FilterWatcher::subscribe() {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            debug!("{error:#}");
+            None
+        }
+    }
+}
+
+async fn filter_changed(watcher: Option<&FilterWatcher>) {
+    let changed = match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => pending().await,
+    };
+    if let Err(error) = changed {
+        warn!("wait for changes of nftables: {error}");
+        pending().await
     }
 }
 

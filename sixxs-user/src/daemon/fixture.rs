@@ -65,6 +65,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         leaks: None,
         endpoints: Vec::new(),
         silent: None,
+        no_answer: None,
         quality: Quality::Good,
         probes: None,
     };

@@ -98,6 +98,14 @@ impl Groups {
         groups.filter_map(|state| state.choice.due()).min()
     }
 
+    /// Whether each group has a good link.
+    pub(super) fn have_good_links(&self) -> BTreeMap<IfName, bool> {
+        let groups = self.by_name.iter();
+        groups
+            .map(|(name, state)| (name.clone(), !state.choice.all_fail()))
+            .collect()
+    }
+
     /// Groups without a good link, as messages.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let failing = self

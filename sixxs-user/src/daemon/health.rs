@@ -105,6 +105,7 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
             .wireguard
             .as_ref()
             .and_then(|view| view.unanswered(snapshot.since_boot)),
+        no_answer: known.no_answer.as_ref(),
         quality: known.quality,
     })
 }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     enforcer::Enforcer,
-    inside_tests::{self, Numbers},
+    inside_test::{self, Numbers},
     reload::{Changes, Trial},
     systemd,
     tunnels::{AfterStop, stop_in_task},
@@ -75,7 +75,7 @@ impl Operations {
             intent, reconciler, ..
         } = &self.enforcer;
         let hooks = reconciler.hooks();
-        let plan = inside_tests::Plan::new(
+        let plan = inside_test::Plan::new(
             intent.effective(),
             reconciler.links(),
             |name| hooks.contains_key(name),
@@ -83,7 +83,7 @@ impl Operations {
         );
         let tester = reconciler.programs().inside_tester();
         let answer = self.enforcer.history.counting(answer);
-        inside_tests::start(tester, plan, self.numbers.clone(), answer);
+        inside_test::start(tester, plan, self.numbers.clone(), answer);
     }
 
     /// The tunnel of the account in this file, which is added if it is new.

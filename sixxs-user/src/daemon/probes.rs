@@ -119,7 +119,7 @@ mod tests {
         let mut config = config("");
         config.tunnels[0].deprecate_when_failing = true;
         probes.follow(&config, |_| true);
-        let he = &config.tunnels[0].name;
+        let he = &config.tunnels[0].name.clone();
         assert!(probes.summary(he).is_some());
         config.tunnels[0].check_target = None;
         probes.follow(&config, |_| true);

@@ -17,6 +17,7 @@ use sixxs_core::{
     echo_health::EchoHealth,
     endpoint::Endpoint,
     enforce::screening::XdpPlace,
+    health::NoAnswer,
     history::LastDay,
     link::Links,
     link_quality::{Quality, Summary},
@@ -89,6 +90,8 @@ pub(super) struct TunnelState {
     pub(super) endpoints: Vec<Endpoint>,
     /// Where its outer packets are lost, if they are.
     pub(super) silent: Option<SilentTunnel>,
+    /// Why it would not answer, by the last inside test.
+    pub(super) no_answer: Option<NoAnswer>,
     /// The result of its probes.
     pub(super) quality: Quality,
     /// Its probes; `None`: it is not probed.

@@ -14,7 +14,8 @@ use super::{
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
     history::History,
-    inside_tests::Numbers,
+    inside_monitor::{self, InsideMonitor, Tested},
+    inside_test::Numbers,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
@@ -75,7 +76,11 @@ pub(super) async fn start(
     let (programs, rings) = load(paths, options, &netlink).await?;
 
     let (senders, handle, receivers) = channels(options, &clock);
-    let (stopped_sender, probed_sender) = senders;
+    let Senders {
+        stopped: stopped_sender,
+        probed,
+        tested,
+    } = senders;
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let mut enforcer = Enforcer::new(Parts {
@@ -86,7 +91,7 @@ pub(super) async fn start(
         history: History::start(&paths.state_dir, clock.clone(), context.notifier.clone()),
         alerts: Alerts::new(clock),
         updates: EndpointUpdates::new(context.for_updates()),
-        probes: Probes::new(probed_sender),
+        probes: Probes::new(probed),
         watcher,
         paths: paths.clone(),
     });
@@ -100,7 +105,8 @@ pub(super) async fn start(
         numbers: Numbers::default(),
     };
     let pruning = tokio::spawn(prune(connects));
-    let daemon = Daemon::new(operations, options.on_demand, pruning)?;
+    let inside = InsideMonitor::new(tested);
+    let daemon = Daemon::new(operations, inside, options.on_demand, pruning)?;
     Ok((daemon, sources))
 }
 
@@ -114,13 +120,18 @@ async fn first_round(enforcer: &mut Enforcer, context: &DriverContext) -> anyhow
     Ok(())
 }
 
-/// The senders of drivers and of probes.
-type Senders = (mpsc::Sender<AfterStop>, mpsc::Sender<Probed>);
+/// The senders of the daemon's tasks.
+struct Senders {
+    stopped: mpsc::Sender<AfterStop>,
+    probed: mpsc::Sender<Probed>,
+    tested: mpsc::Sender<Tested>,
+}
 
-/// The daemon's channels: their senders for drivers, probes and clients, and the receivers.
+/// The daemon's channels: their senders for tasks and clients, and the receivers.
 fn channels(options: &Options, clock: &Clock) -> (Senders, DaemonHandle, Receivers) {
     let (stopped_sender, stopped) = mpsc::channel(WAITING);
     let (probed_sender, probed) = mpsc::channel(probes::WAITING);
+    let (tested_sender, tested) = mpsc::channel(inside_monitor::WAITING);
     let (requests_to, requests) = mpsc::channel(WAITING);
     let (quits_to, quits) = mpsc::channel(1);
     let handle = DaemonHandle {
@@ -131,10 +142,16 @@ fn channels(options: &Options, clock: &Clock) -> (Senders, DaemonHandle, Receive
     let receivers = Receivers {
         stopped,
         probed,
+        tested,
         requests,
         quits,
     };
-    ((stopped_sender, probed_sender), handle, receivers)
+    let senders = Senders {
+        stopped: stopped_sender,
+        probed: probed_sender,
+        tested: tested_sender,
+    };
+    (senders, handle, receivers)
 }
 
 async fn load(

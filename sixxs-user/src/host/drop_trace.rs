@@ -27,6 +27,9 @@ const PREFIX: &str = "sixxs-check-";
 /// The EtherType of IPv6, as the tracepoint shows it.
 const IPV6: u16 = 0x86dd;
 
+/// Number of attempts to make an instance.
+const MAX_TRIES: u32 = 4;
+
 /// Limit of the text that is read at a time.
 const MAX_BYTES: usize = 256 * 1024;
 
@@ -47,28 +50,21 @@ impl DropTrace {
         remove_leftovers_in(&instances);
         let thread = gettid();
         let directory = instances.join(format!("{PREFIX}{thread}"));
-        fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
-        let mut trace = Self {
+        let trace = Self {
+            pipe: Some(make(&directory)?),
             directory,
-            pipe: None,
             _tracefs: tracefs,
         };
-        trace.pipe = Some(trace.open_pipe()?);
         trace.enable(thread.as_raw(), lengths)?;
         Ok(trace)
     }
 
-    fn open_pipe(&self) -> anyhow::Result<File> {
-        let path = self.directory.join("trace_pipe");
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_NONBLOCK);
-        let pipe = options.open(&path);
-        pipe.with_context(|| format!("open {}", path.display()))
-    }
-
     fn enable(&self, thread: i32, [one, other]: [usize; 2]) -> anyhow::Result<()> {
         let events = self.directory.join("events");
-        let (event, departure) = (events.join("skb/kfree_skb"), events.join("net/net_dev_queue"));
+        let (event, departure) = (
+            events.join("skb/kfree_skb"),
+            events.join("net/net_dev_queue"),
+        );
         let format = fs::read_to_string(event.join("format"));
         let format = format.context("this kernel does not trace dropped packets")?;
         if !format.contains("reason") {
@@ -111,6 +107,27 @@ impl Drop for DropTrace {
     }
 }
 
+/// Makes an instance, and opens its output. Until it is open, another process may remove it as left behind.
+fn make(directory: &Path) -> anyhow::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut attempt = 1;
+    loop {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("make {}", directory.display()));
+            }
+            _ => {}
+        }
+        match options.open(directory.join("trace_pipe")) {
+            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => {
+                attempt += 1
+            }
+            opened => return opened.with_context(|| format!("open {}", directory.display())),
+        }
+    }
+}
+
 /// Removes the instances of killed processes, where tracefs is mounted.
 pub(crate) fn remove_leftovers() {
     for mounted in MOUNTED {
@@ -146,7 +163,10 @@ impl TraceFs {
             return Ok(Self::At(root));
         }
         mount_detached().map(Self::Detached).with_context(|| {
-            format!("tracefs is not writable at {}, and cannot be mounted", MOUNTED[0])
+            format!(
+                "tracefs is not writable at {}, and cannot be mounted",
+                MOUNTED[0]
+            )
         })
     }
 
@@ -166,13 +186,19 @@ fn mount_detached() -> io::Result<OwnedFd> {
     const CMD_CREATE: libc::c_long = 6;
     const NOSUID_NODEV_NOEXEC: libc::c_long = 2 | 4 | 8;
     // SAFETY: the name ends with a zero, and outlives the call.
-    let context = descriptor(unsafe {
-        libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), CLOSE_ON_EXEC)
-    })?;
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), CLOSE_ON_EXEC) })?;
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: this command takes no key and no value.
     let created = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_CREATE, none, none, 0)
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            CMD_CREATE,
+            none,
+            none,
+            0,
+        )
     };
     if created < 0 {
         return Err(io::Error::last_os_error());

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::ping;
+use super::{clock::after, ping};
 
 /// The path of the probes of a link: from its address to one that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +106,8 @@ impl Task {
         // After a pause of the whole machine, one probe is enough.
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let lost_at = self
-                .waiting
-                .front()
-                .map(|first| first.sent + self.limits.timeout());
+            let first = self.waiting.front();
+            let lost_at = first.map(|first| after(first.sent, self.limits.timeout()));
             let finished = tokio::select! {
                 _ = due.tick() => self.send().await,
                 received = receive(self.socket.as_ref()) => self.take(received),

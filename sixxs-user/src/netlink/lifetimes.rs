@@ -1,6 +1,8 @@
 //! Lifetimes of IPv6 addresses.
 
-use anyhow::Context as _;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, bail};
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST},
     packet_route::{
@@ -8,9 +10,12 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
     },
 };
-use sixxs_core::deprecation::{Lifetime, ListedAddress};
+use sixxs_core::{
+    deprecation::{Lifetime, ListedAddress},
+    types::{IfIndex, Prefix},
+};
 
-use super::{DUMP, Netlink, RequestError, addresses::parse_address};
+use super::{DUMP, Netlink, RequestError, addresses::parse_address, prefix_routes::PrefixRoutes};
 
 /// Flags that a change of an address has to repeat. The kernel clears them before, and ignores other flags; those that
 /// only it may set stay (`inet6_addr_modify` and `inet6_rtm_newaddr`, the same from Linux 6.1 to 6.18).
@@ -34,14 +39,19 @@ impl Netlink {
             .collect())
     }
 
-    /// Sets the preferred lifetime of an address; nothing else about the address or its routes changes. Returns whether it
-    /// was set: it is not if the address is gone, or its lifetimes have been set since it was listed.
+    /// Sets the preferred lifetime of an address. Nothing else about the address changes, except that it may get the flag
+    /// `noprefixroute`, and no route changes. Returns whether it was set: it is not if the address is gone, or its lifetimes
+    /// have been set since it was listed. An error if the kernel would change a foreign route.
     pub async fn set_preferred(
         &self,
         address: &ListedAddress,
         preferred: Lifetime,
     ) -> anyhow::Result<bool> {
-        // The kernel would add a missing address, also without NLM_F_CREATE. So it is queried first.
+        let Some(first) = self.address(address).await? else {
+            return Ok(false);
+        };
+        let hides_routes = self.hides_routes(&first).await?;
+        // The kernel would add a missing address, also without NLM_F_CREATE. So it is queried immediately before.
         let Some(present) = self.address(address).await? else {
             return Ok(false);
         };
@@ -50,7 +60,8 @@ impl Netlink {
         if !is_same {
             return Ok(false);
         }
-        let change = RouteNetlinkMessage::NewAddress(with_preferred(present, preferred));
+        let change = with_preferred(present, preferred, hides_routes);
+        let change = RouteNetlinkMessage::NewAddress(change);
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
         match self.request(change, flags).await {
             Err(error) if is_gone(&error) => Ok(false),
@@ -58,6 +69,34 @@ impl Netlink {
                 outcome?;
                 Ok(true)
             }
+        }
+    }
+
+    /// Whether a change of an address has to have the flag `noprefixroute`, so that the kernel leaves the routes of its prefix
+    /// alone.
+    ///
+    /// For an address whose valid lifetime ends the kernel would always add a route, also where a router has advertised that
+    /// the prefix is not on the link; and a present route would not belong to the router advertisements any more. There the
+    /// flag has no other effect.
+    async fn hides_routes(&self, present: &AddressMessage) -> anyhow::Result<bool> {
+        let flags = flags(present);
+        if flags.contains(AddressFlags::Noprefixroute) || !flags.contains(AddressFlags::Permanent) {
+            return Ok(true);
+        }
+        let index = IfIndex(present.header.index);
+        let mut attributes = present.attributes.iter();
+        let metric = attributes.find_map(|attribute| match attribute {
+            AddressAttribute::RoutePriority(metric) => Some(*metric),
+            _ => None,
+        });
+        let prefixes = prefixes(present);
+        match self.prefix_routes(index, &prefixes, metric).await? {
+            PrefixRoutes::InPlace => Ok(false),
+            PrefixRoutes::Missing => Ok(true),
+            PrefixRoutes::Ambiguous(prefix) => bail!(
+                "the kernel would change the route of other software to {prefix} by the same interface; remove that route, \
+                 or add the address with `noprefixroute`"
+            ),
         }
     }
 
@@ -126,19 +165,34 @@ fn flags(message: &AddressMessage) -> AddressFlags {
     flags.unwrap_or(AddressFlags::empty())
 }
 
+/// The prefixes for which the kernel makes routes: that of the address, and that of its peer.
+fn prefixes(message: &AddressMessage) -> Vec<Prefix> {
+    let addresses = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V6(address))
+            | AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        });
+    let bits = message.header.prefix_len;
+    let mut prefixes: Vec<_> = addresses
+        .map(|address| Prefix::containing(address, bits))
+        .collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
 /// The message that sets another preferred lifetime. It repeats what the kernel would otherwise clear: flags, origin
 /// (IFA_PROTO), peer. The valid lifetime is what is left of it.
-///
-/// The flag `noprefixroute` makes the kernel leave the prefix route alone. For an address whose valid lifetime ends, it is
-/// set and stays, and has no other effect: without it, the kernel adds a route for the prefix, also where a router has
-/// advertised that the prefix is not on the link, and the present route does not belong to the router advertisements any
-/// more. An address without an end keeps the flag as it is, since the kernel would remove its route.
-fn with_preferred(mut message: AddressMessage, preferred: Lifetime) -> AddressMessage {
-    let present = flags(&message);
-    let mut repeated = present & REPEATED;
-    if !present.contains(AddressFlags::Permanent) {
-        repeated |= AddressFlags::Noprefixroute;
-    }
+fn with_preferred(
+    mut message: AddressMessage,
+    preferred: Lifetime,
+    hides_routes: bool,
+) -> AddressMessage {
+    let mut repeated = flags(&message) & REPEATED;
+    repeated.set(AddressFlags::Noprefixroute, hides_routes);
     let mut lifetimes = CacheInfo::default();
     lifetimes.ifa_valid = cache_info(&message).map_or(u32::MAX, |info| info.ifa_valid);
     lifetimes.ifa_preferred = preferred.to_kernel().min(lifetimes.ifa_valid);
@@ -202,20 +256,31 @@ mod tests {
     fn a_change_repeats_what_the_kernel_would_clear() {
         let own = AddressFlags::Permanent | AddressFlags::StablePrivacy;
         let kept = AddressFlags::Nodad | AddressFlags::Managetempaddr;
-        let change = |flags, valid, preferred| {
-            let change = with_preferred(message(flags, 300, valid), preferred);
+        let change = |flags, valid, preferred, hides_routes| {
+            let change = with_preferred(message(flags, 300, valid), preferred, hides_routes);
             let info = cache_info(&change).unwrap();
             assert_eq!(change.attributes.len(), 6, "{change:?}");
             assert_eq!(change.header.flags, AddressHeaderFlags::empty());
             (super::flags(&change), info.ifa_preferred, info.ifa_valid)
         };
         let forever = Lifetime::Forever;
-        let permanent = change(own | kept, u32::MAX, Lifetime::OVER);
+        let permanent = change(own | kept, u32::MAX, Lifetime::OVER, false);
         assert_eq!(permanent, (kept, 0, u32::MAX));
         let no_route = AddressFlags::Noprefixroute;
-        assert_eq!(change(own | no_route, u32::MAX, forever).0, no_route);
-        // The route of an address with an end is left alone, and preferred is never longer than valid.
-        let ends = change(kept, 600, forever);
+        assert_eq!(change(own, u32::MAX, forever, true).0, no_route);
+        // It is never preferred for longer than it is valid.
+        let ends = change(kept, 600, forever, true);
         assert_eq!(ends, (kept | no_route, 600, 600));
+    }
+
+    #[test]
+    fn an_address_and_its_peer_have_prefixes() {
+        let mut message = message(AddressFlags::Permanent, 0, 0);
+        let texts = |message: &AddressMessage| -> Vec<_> {
+            prefixes(message).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(texts(&message), ["2001:db8:a::/64"]);
+        message.header.prefix_len = 128;
+        assert_eq!(texts(&message), ["2001:db8:a::1", "2001:db8:a::2"]);
     }
 }

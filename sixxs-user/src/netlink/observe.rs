@@ -407,7 +407,8 @@ pub(super) fn destination(message: &RouteMessage) -> Prefix {
     Prefix::containing(address, message.header.destination_prefix_length)
 }
 
-fn route(message: &RouteMessage) -> Option<ObservedRoute> {
+/// A configured route.
+pub(super) fn route(message: &RouteMessage) -> Option<ObservedRoute> {
     let header: &RouteHeader = &message.header;
     let mut source = Ipv6Addr::UNSPECIFIED;
     let mut table = u32::from(header.table);

@@ -259,13 +259,15 @@ mod tests {
     use super::*;
 
     fn scopes() -> impl Strategy<Value = Scope> {
-        any::<[bool; 5]>().prop_map(|[clsact, native, finds_exits, renumbers, one_daemon]| Scope {
-            clsact,
-            native,
-            finds_exits,
-            renumbers,
-            one_daemon,
-        })
+        any::<[bool; 5]>().prop_map(
+            |[clsact, native, finds_exits, renumbers, one_daemon]| Scope {
+                clsact,
+                native,
+                finds_exits,
+                renumbers,
+                one_daemon,
+            },
+        )
     }
 
     /// A second model of daemon and damage, independent of the plan's.

@@ -85,9 +85,8 @@ impl Renumbering {
         causes.extend(MARKS.map(Cause::Mark));
         for cause in causes {
             // Another fault may have removed the interface.
-            let sent = leak::udp_socket(host, new, cause).and_then(|socket| {
-                leak::send(&socket, OUTSIDE, PACKETS, 100).context("send")
-            });
+            let sent = leak::udp_socket(host, new, cause)
+                .and_then(|socket| leak::send(&socket, OUTSIDE, PACKETS, 100).context("send"));
             if let Err(error) = sent {
                 log.note(format!("  not sent by {cause:?}: {error:#}"));
             }

@@ -15,7 +15,7 @@ use crate::broker::pop::{Location, Pop};
 use crate::broker::session::Setup;
 use crate::broker::tic::{self, Account, PopRecord, Registry, Tic, TunnelRecord};
 use crate::lab::netns::Namespace;
-use crate::lab::topology::{HOST4, TIC_SERVER, TUNNELS, TunnelPlan};
+use crate::lab::topology::{HOST4, SHARED, TIC_SERVER, TUNNELS, TunnelPlan};
 use crate::lab::tun::Offloading;
 
 /// User name at the TIC server.
@@ -144,7 +144,7 @@ pub(crate) fn pop(
     device: Offloading,
 ) -> Result<Pop> {
     namespace.ip(&more.clone().map(ExtraTunnel::pop_end).collect::<String>())?;
-    let mut prefixes = vec![(network(plan.address), 64)];
+    let mut prefixes = vec![(network(plan.address), 64), SHARED];
     if let Some((prefix, length)) = plan.prefix.and_then(|prefix| prefix.split_once('/')) {
         prefixes.push((
             prefix.parse().context("read a prefix")?,

@@ -18,6 +18,8 @@ pub const UPLINK: &str = "net0";
 pub const LAN1: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 1, 0, 0, 0, 2);
 /// The host of the LAN that shares the uplink's link.
 pub const LAN2: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 2, 0, 0, 0, 2);
+/// A prefix that both brokers accept from the host and route to it, as far as their routers have a route for it.
+pub const SHARED: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2001, 0xdb8, 0xcc, 0, 0, 0, 0, 0), 48);
 /// The tunnels' MTU, unless a test selects another one.
 pub const TUNNEL_MTU: u32 = 1280;
 

@@ -118,9 +118,10 @@ fn addresses(host: &Namespace, interface: &str) -> Result<BTreeMap<String, Value
     ))?;
     let shown: Value = serde_json::from_str(&shown).context("read the output of ip")?;
     let all = shown[0]["addr_info"].as_array().cloned();
-    let named = all.unwrap_or_default().into_iter().map(|info| {
-        let name = info["local"].as_str().unwrap_or_default().to_owned();
-        (name, info)
+    // It prints an empty object for an address that it leaves out.
+    let named = all.unwrap_or_default().into_iter().filter_map(|info| {
+        let name = info["local"].as_str()?.to_owned();
+        Some((name, info))
     });
     Ok(named.collect())
 }
@@ -214,7 +215,11 @@ fn new_connections_use_the_other_link(_: Flavour, hook: Hook) -> Result<()> {
     ensure!(selected_source(host)? == first.address);
     ensure!(transfer_with_selected_source(host)? == first.address);
     let present = leak::tcp_connect(host, first.address, Cause::Rules, OUTSIDE, LIMIT)?;
-    let all = || TUNNELS.each_ref().map(|plan| addresses(host, plan.interface));
+    let all = || {
+        TUNNELS
+            .each_ref()
+            .map(|plan| addresses(host, plan.interface))
+    };
     let [before, other_before] = all();
     let (before, other_before, routes_before) = (before?, other_before?, routes(host)?);
 
@@ -232,7 +237,13 @@ fn new_connections_use_the_other_link(_: Flavour, hook: Hook) -> Result<()> {
     ensure!(selected_source(host)? == second.address);
     ensure!(transfer_with_selected_source(host)? == second.address);
     transfer(present.into()).context("a present connection")?;
-    probe::tcp_transfer(fixture.lab.outside(), first.address, 500_000, 500_000, LIMIT)?;
+    probe::tcp_transfer(
+        fixture.lab.outside(),
+        first.address,
+        500_000,
+        500_000,
+        LIMIT,
+    )?;
     let [deprecated, other] = all();
     ensure!(other? == other_before);
     for (name, info) in &deprecated? {
@@ -266,7 +277,14 @@ fn new_connections_use_the_other_link(_: Flavour, hook: Hook) -> Result<()> {
         told.len() == 2 && told[1] == (false, "it does not fail any more".to_owned()),
         "{told:?}"
     );
-    ensure!(fixture.program.status()?.tunnel(FAILING).deprecated.is_empty());
+    ensure!(
+        fixture
+            .program
+            .status()?
+            .tunnel(FAILING)
+            .deprecated
+            .is_empty()
+    );
     pings.stop()?;
     fixture.ensure_nothing_lost()?;
     ensure!(daemon.stop()? == 0);
@@ -341,10 +359,13 @@ const KINDS: [(&str, &str); 6] = [
     ("2001:db8:a::5", "/64 nodad preferred_lft 0"),
     (
         "2001:db8:a::6",
-        " peer 2001:db8:a::66/128 nodad home metric 77 proto 99",
+        " peer 2001:db8:a::66/128 nodad home metric 77",
     ),
     ("2001:db8:a::7", "/64 nodad noprefixroute mngtmpaddr"),
-    ("2001:db8:a7::8", "/64 nodad valid_lft 600 preferred_lft 300"),
+    (
+        "2001:db8:a7::8",
+        "/64 nodad valid_lft 600 preferred_lft 300",
+    ),
 ];
 
 /// Other software has deprecated it.
@@ -390,6 +411,60 @@ fn only_the_preferred_lifetime_changes() -> Result<()> {
     }
     ensure!(is_deprecated(&after[FOREIGN]), "{:#}", after[FOREIGN]);
     ensure!(routes(host)? == routes_before);
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// The kernel would replace a route of other software, or add one that other software has removed.
+#[test]
+fn routes_of_other_software_stay() -> Result<()> {
+    let fixture = with_two_links(Hook::Auto, true)?;
+    let host = fixture.host();
+    let [removed, beside] = ["2001:db8:a8::", "2001:db8:a9::"];
+    for prefix in [removed, beside] {
+        host.sh(&format!(
+            "ip -6 address add {prefix}9/64 dev {FAILING} nodad"
+        ))?;
+    }
+    host.sh(&format!("ip -6 route del {removed}/64 dev {FAILING}"))?;
+    host.sh(&format!(
+        "ip -6 route add {beside}/64 dev {FAILING} metric 100 proto static"
+    ))?;
+    let daemon = start(&fixture)?;
+    let (before, routes_before) = (addresses(host, FAILING)?, routes(host)?);
+    refuse(&fixture, "add")?;
+    let last = format!("{beside}9");
+    let others = |all: &BTreeMap<String, Value>| {
+        let mut others = all.iter().filter(|(name, _)| **name != last);
+        others.all(|(_, info)| is_deprecated(info))
+    };
+    let seen = || addresses(host, FAILING);
+    wait::until("the others are deprecated", LIMIT, seen, others)?;
+    fixture
+        .program
+        .status_until("it is a problem", |status| {
+            let problem = format!("deprecate {last}: the kernel would change the route");
+            status.problems.iter().any(|found| found.contains(&problem))
+        })
+        .with_context(|| daemon.log())?;
+    ensure!(seen()?[&last] == before[&last] && routes(host)? == routes_before);
+    refuse(&fixture, "del")?;
+    wait_until(&fixture, false, &[]).with_context(|| daemon.log())?;
+    let mut after = seen()?;
+    let flag = &mut after
+        .get_mut(&format!("{removed}9"))
+        .context("an address")?["noprefixroute"];
+    ensure!(flag.take() == true);
+    let mut expected = before;
+    expected
+        .get_mut(&format!("{removed}9"))
+        .context("an address")?["noprefixroute"] = Value::Null;
+    ensure!(after == expected && routes(host)? == routes_before);
+    fixture
+        .program
+        .status_until("it is no problem any more", |status| {
+            status.problems.is_empty()
+        })?;
     ensure!(daemon.stop()? == 0);
     Ok(())
 }
@@ -496,7 +571,9 @@ fn other_software_changes_an_address_after_a_crash() -> Result<()> {
     let host = fixture.host();
     let more = ["2001:db8:a::3", "2001:db8:a::4", "2001:db8:a::5"];
     for address in more {
-        host.sh(&format!("ip -6 address add {address}/64 dev {FAILING} nodad"))?;
+        host.sh(&format!(
+            "ip -6 address add {address}/64 dev {FAILING} nodad"
+        ))?;
     }
     let daemon = start(&fixture)?;
     refuse(&fixture, "add")?;
@@ -546,7 +623,9 @@ fn router_advertisements_while_a_link_fails() -> Result<()> {
         advertises(&fixture, 1, &prefix("2001:db8:b::/64"))?,
     ];
     let seen = || addresses(host, FAILING);
-    wait::until("both addresses are there", LIMIT, seen, |all| all.len() == 2)?;
+    wait::until("both addresses are there", LIMIT, seen, |all| {
+        all.len() == 2
+    })?;
     let daemon = start(&fixture)?;
     let before = seen()?;
     let routes_before = routes(host)?;
@@ -572,7 +651,10 @@ fn router_advertisements_while_a_link_fails() -> Result<()> {
         }
     }
     println!("preferred for {longest:?} at most");
-    ensure!(longest < Duration::from_secs(1) * wait::patience(), "{longest:?}");
+    ensure!(
+        longest < Duration::from_secs(1) * wait::patience(),
+        "{longest:?}"
+    );
     wait_until(&fixture, true, &[])?;
     // One alert, not one per advertisement.
     ensure!(alerts(&fixture)?.len() == 1, "{:?}", alerts(&fixture)?);

@@ -10,7 +10,6 @@ use sixxs_tests::broker::impairment::Impairment;
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Spec, Tunnel, nft};
 use sixxs_tests::probe::leak::{self, Cause};
-use sixxs_tests::probe::service::Services;
 use sixxs_tests::probe::{self, PingStream, ping};
 use sixxs_tests::program::status::{Group, Status};
 use sixxs_tests::program::{Daemon, Hook};
@@ -173,7 +172,6 @@ fn takes_over(fixture: Fixture) -> Result<()> {
     let daemon = start(&fixture)?;
     let [first, second] = fixture.lab.tunnels();
     let outside = fixture.lab.outside();
-    let _services = Services::start(fixture.host(), &[OWN])?;
     let before = first.broker_counters()?;
     ensure_answered(&fixture)?;
     probe::tcp_transfer(outside, OWN, 1_000_000, 1_000_000, NOTICED)?;

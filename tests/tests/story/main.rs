@@ -57,6 +57,7 @@ mod health;
 mod history;
 mod hooks;
 mod init;
+mod inside_always;
 mod inside_test;
 mod kernel_refusals;
 mod lan_prefixes;

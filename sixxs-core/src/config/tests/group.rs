@@ -144,7 +144,7 @@ fn faults_of_groups_are_named() {
             "expected global unicast addresses",
         ),
         (
-            format!("{links}prefixes = [\"2000::/3\"]\n"),
+            format!("{links}prefixes = [\"3000::/4\"]\n"),
             2,
             "prefixes",
             "expected a prefix of 16 bits or more",

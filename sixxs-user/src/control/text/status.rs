@@ -8,8 +8,7 @@ use super::{
     numbers::{counted, duration, short_time, size},
 };
 use crate::control::api::{
-    Broker, EndpointUpdate, Leaks, Outer, Proof, Status, Tunnel, UpdateState, Uplink, WireGuard,
-    Xdp,
+    Broker, EndpointUpdate, Outer, Proof, Status, Tunnel, UpdateState, Uplink, WireGuard, Xdp,
 };
 
 /// The maximum number of addresses and prefixes of a tunnel in the text. The JSON has all.

@@ -50,11 +50,14 @@ const REPLY_LIMIT: Duration = Duration::from_millis(300);
 /// The same for a request that had no reply before.
 const TRACED_LIMIT: Duration = Duration::from_millis(20);
 
-/// The programs expect the packets of a test for so much longer than the daemon.
-const GRACE: Duration = Duration::from_secs(1);
+/// The time for which the programs expect the packets of a test: longer than the daemon waits for them.
+const EXPECTED: Duration = Duration::from_secs(2);
 
 /// How often a request without reply is traced.
 const RUNS: usize = 2;
+
+/// Number of tests that are traced. If more fail, they have the same cause.
+const MOST_TRACED: usize = 32;
 
 /// The time between two looks for a reply.
 const INTERVAL: Duration = Duration::from_millis(1);
@@ -232,12 +235,12 @@ impl Run {
     fn all(mut self, tests: &[Planned]) -> Vec<Outcome> {
         let chunks = tests.chunks(AT_A_TIME);
         let mut outcomes: Vec<_> = chunks.flat_map(|chunk| self.together(chunk)).collect();
+        let both = tests.iter().zip(&mut outcomes);
+        let lost = both.filter(|(_, outcome)| matches!(outcome, Outcome::Lost(_)));
         let mut trace = None;
-        for (test, outcome) in tests.iter().zip(&mut outcomes) {
-            if matches!(outcome, Outcome::Lost(_)) {
-                let trace = trace.get_or_insert_with(|| DropTrace::start([PACKET_BYTES, FRAME_BYTES]));
-                *outcome = self.traced(test, trace);
-            }
+        for (test, outcome) in lost.take(MOST_TRACED) {
+            let start = || DropTrace::start([PACKET_BYTES, FRAME_BYTES]);
+            *outcome = self.traced(test, trace.get_or_insert_with(start));
         }
         outcomes
     }
@@ -254,13 +257,15 @@ impl Run {
                 None => self.begin(test),
             })
             .collect();
-        let deadline = Instant::now() + REPLY_LIMIT;
+        let since = Instant::now();
         let ended = begun.into_iter().map(|request| match request {
-            Ok(request) => self.end(&request, deadline),
+            Ok(request) => self.end(&request, since, REPLY_LIMIT),
             Err(error) => Err(error),
         });
         ended
-            .map(|outcome| outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}"))))
+            .map(|outcome| {
+                outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}")))
+            })
             .collect()
     }
 
@@ -272,15 +277,19 @@ impl Run {
             index: test.index,
             mac: test.mac,
         };
-        self.tester
-            .begin(&request, REPLY_LIMIT + GRACE, monotonic_ns()?)?;
+        self.tester.begin(&request, EXPECTED, monotonic_ns()?)?;
         Ok(request)
     }
 
-    /// Waits for the reply until the deadline, and ends the test.
-    fn end(&mut self, request: &TestRequest, deadline: Instant) -> anyhow::Result<Outcome> {
+    /// Waits for the reply, for this time since the beginning, and ends the test.
+    fn end(
+        &mut self,
+        request: &TestRequest,
+        since: Instant,
+        limit: Duration,
+    ) -> anyhow::Result<Outcome> {
         let mut recorded = self.tester.read(request)?;
-        while recorded.left_ns == 0 && Instant::now() < deadline {
+        while recorded.left_ns == 0 && since.elapsed() < limit {
             thread::sleep(INTERVAL);
             recorded = self.tester.read(request)?;
         }
@@ -288,6 +297,7 @@ impl Run {
         Ok(match recorded.left_ns {
             0 => Outcome::Lost(Lost {
                 arrived: recorded.arrived_ns != 0,
+                untraced: Some("more tests failed than are traced".to_owned()),
                 ..Lost::default()
             }),
             _ => Outcome::Reply(recorded),
@@ -329,7 +339,7 @@ impl Run {
         }
         let before = requests_in(&test.device);
         let request = self.begin(test)?;
-        let mut outcome = self.end(&request, Instant::now() + TRACED_LIMIT)?;
+        let mut outcome = self.end(&request, Instant::now(), TRACED_LIMIT)?;
         if let (Outcome::Lost(lost), Some(before)) = (&mut outcome, before) {
             lost.reached_icmp = requests_in(&test.device).map(|after| after > before);
         }
@@ -344,7 +354,9 @@ impl Run {
 /// The echo requests that the host's ICMPv6 received by an interface (RFC 4293). The kernel shows none before the first one.
 fn requests_in(device: &IfName) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/net/dev_snmp6/{device}")).ok()?;
-    let mut lines = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace));
     let found = lines.find(|(name, _)| *name == "Icmp6InType128");
     found.map_or(Some(0), |(_, count)| count.trim().parse().ok())
 }
@@ -442,7 +454,9 @@ async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
         reached_icmp: lost.reached_icmp,
         is_disabled: is_set(&format!("conf/{}/disable_ipv6", test.device)),
         ignores_echo: is_set("icmp/echo_ignore_all"),
-        limits_replies: interval.zip(mask).map(|(interval, mask)| limits_replies(interval, &mask)),
+        limits_replies: interval
+            .zip(mask)
+            .map(|(interval, mask)| limits_replies(interval, &mask)),
         no_route,
         programs_in: others_at(netlink, test, Direction::Ingress).await,
         programs_out: others_at(netlink, test, Direction::Egress).await,
@@ -458,8 +472,17 @@ fn setting(path: &str) -> Option<String> {
 /// The programs and filters of other software at the tunnel's interface.
 async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
     let seen = seen_at(netlink, &test.device, test.index, direction).await;
-    let others = seen.unwrap_or_default().into_iter().filter(|seen| !seen.is_ours);
-    let shown = others.map(|seen| format!("{} {} by {}", seen.name, seen.number, seen.hook.name()));
+    let others = seen
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|seen| !seen.is_ours);
+    let shown = others.map(|seen| {
+        let name = match seen.name.as_str() {
+            "" => "program",
+            name => name,
+        };
+        format!("{name} {} by {}", seen.number, seen.hook.name())
+    });
     shown.collect()
 }
 
@@ -514,7 +537,10 @@ mod tests {
         // It has a link layer and no gateway, and a source that the other tunnel has.
         assert!(!last.subject.can_redirect);
         assert_eq!(last.owner.as_ref().map(IfName::as_str), Some("sixxs0"));
-        assert_eq!((plan.name(8), plan.name(9)), ("sixxs1".to_owned(), "interface 9".to_owned()));
+        assert_eq!(
+            (plan.name(8), plan.name(9)),
+            ("sixxs1".to_owned(), "interface 9".to_owned())
+        );
         let plan = Plan::new(&config(""), &links(), |_| true, &[]);
         assert_eq!(plan.tests[0].subject.source, DEFAULT_SOURCE);
     }
