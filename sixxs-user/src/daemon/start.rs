@@ -76,11 +76,6 @@ pub(super) async fn start(
     let (programs, rings) = load(paths, options, &netlink).await?;
 
     let (senders, handle, receivers) = channels(options, &clock);
-    let Senders {
-        stopped: stopped_sender,
-        probed,
-        tested,
-    } = senders;
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let mut enforcer = Enforcer::new(Parts {
@@ -91,7 +86,7 @@ pub(super) async fn start(
         history: History::start(&paths.state_dir, clock.clone(), context.notifier.clone()),
         alerts: Alerts::new(clock),
         updates: EndpointUpdates::new(context.for_updates()),
-        probes: Probes::new(probed),
+        probes: Probes::new(senders.probed),
         watcher,
         paths: paths.clone(),
     });
@@ -100,12 +95,12 @@ pub(super) async fn start(
         pending: BTreeSet::new(),
         enforcer,
         context,
-        stopped_sender,
+        stopped_sender: senders.stopped,
         trial: Trial::default(),
         numbers: Numbers::default(),
     };
     let pruning = tokio::spawn(prune(connects));
-    let inside = InsideMonitor::new(tested);
+    let inside = InsideMonitor::new(senders.tested);
     let daemon = Daemon::new(operations, inside, options.on_demand, pruning)?;
     Ok((daemon, sources))
 }
