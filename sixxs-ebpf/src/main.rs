@@ -84,6 +84,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
     if let Ok(ipv6) = &ipv6
@@ -311,6 +312,7 @@ fn echo_arrived(
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let Some(to) = tables.source(ipv6.destination) else {
         return NEXT;
