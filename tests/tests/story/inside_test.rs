@@ -237,7 +237,17 @@ fn an_answer_that_leaves_elsewhere_is_followed() -> Result<()> {
 /// It leaves by an interface where no program is attached.
 #[test]
 fn an_answer_that_escapes_is_seen() -> Result<()> {
-    let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "uplinks = [\"elsewhere0\"]\n")?;
+    let (fixture, daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    let config = without_peers(&fixture.lab, "");
+    let elsewhere = config.replace(
+        &format!("uplinks = [\"{UPLINK}\"]"),
+        "uplinks = [\"elsewhere0\"]",
+    );
+    ensure!(elsewhere != config, "{config}");
+    fixture.lab.write_config(&elsewhere)?;
+    ensure!(daemon.stop()? == 0);
+    let _daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     let rule = format!("from {} lookup main priority 100", address());
     let words = format!("leaves by {UPLINK}, where no program sees it");
     breaks(
@@ -438,12 +448,17 @@ fn foreign_programs_are_named() -> Result<()> {
 #[test]
 fn a_foreign_filter_is_named() -> Result<()> {
     let (fixture, _daemon) = started(Flavour::Tun, Hook::Clsact, "")?;
+    let pin = fixture.lab.paths().pins().join("foreign");
+    bpf::pin(&pin, &bpf::load_dropping()?)?;
     let filter = format!("dev {NAME} ingress pref 200");
     let failed = breaks(
         &fixture,
-        &format!("tc filter add {filter} matchall action drop"),
+        &format!(
+            "tc filter add {filter} bpf direct-action object-pinned {}",
+            pin.display()
+        ),
         "foreign_program",
-        "(matchall 200 by clsact) at the ingress of sixxs0",
+        "(bpf 200 by clsact) at the ingress of sixxs0",
         &format!("tc filter del {filter}"),
     )?;
     ensure!(failed["reason"] == "TC_INGRESS", "{failed:#}");
