@@ -220,7 +220,7 @@ mod tests {
 
     const ADDRESS: ListedAddress = ListedAddress {
         index: IfIndex(3),
-        address: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2),
+        address: Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2),
         preferred: Lifetime::Forever,
         valid: Lifetime::Forever,
         created: 1,
