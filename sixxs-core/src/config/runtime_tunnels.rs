@@ -31,7 +31,7 @@ impl Config {
         let is_taken = |table| self.tunnels.iter().any(|tunnel| tunnel.table == table);
         let table = match self.rule_mode {
             RuleMode::Rules => (0..)
-                .map(|position| TableId(table::of_position(position)))
+                .map(|position| TableId(table::at(position)))
                 .find(|table| !is_taken(*table)),
             RuleMode::Subtrees => Some(SUBTREES_TABLE),
         };

@@ -10,7 +10,7 @@ const SYSTEM: RangeInclusive<u32> = 253..=255;
 
 /// The routing table of the tunnel at this position, if the configuration does not name one: 200, 201, …
 /// without the tables of the system.
-pub(super) const fn of_position(position: u32) -> u32 {
+pub(super) const fn at(position: u32) -> u32 {
     let id = FIRST + position;
     if id < *SYSTEM.start() { id } else { id + 3 }
 }

@@ -468,11 +468,7 @@ impl Fields {
                 direct => direct.values().unwrap_or_default(),
             },
             prefixes,
-            table: TableId(
-                self.table
-                    .value()
-                    .unwrap_or_else(|| table::of_position(position)),
-            ),
+            table: TableId(self.table.value().unwrap_or_else(|| table::at(position))),
             mtu: self.mtu.value().map(Mtu).or(default_mtu),
             follows,
             tentative: Vec::new(),
