@@ -1,7 +1,7 @@
 //! Which addresses are deprecated because their link fails, and which lifetimes are restored afterwards.
 //!
 //! While a link fails, its addresses have a preferred lifetime of zero (RFC 4862 §5.5.4). Then programs select another
-//! source address for new connections (RFC 6724 §5, rule 3); present connections continue.
+//! source address for new connections (RFC 6724 §5, rule 3); existing connections continue.
 //!
 //! Pure. A [`Record`] contains the addresses that sixxs has deprecated, with their former lifetimes. It outlives the
 //! process. Two times of the kernel identify what it describes: an address that was made at another time is another
