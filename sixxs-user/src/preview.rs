@@ -73,8 +73,12 @@ pub async fn preview(
 
     let mut desired = Desired::new(&whole, is_wanted);
     let is_started = |tunnel: &&Tunnel| starts.contains(&tunnel.name);
-    let started = whole.tunnels.iter().filter(is_started);
-    for tunnel in started.filter(|tunnel| tunnel.kind.is_native() && is_wanted(tunnel)) {
+    for tunnel in whole
+        .tunnels
+        .iter()
+        .filter(is_started)
+        .filter(|tunnel| tunnel.kind.is_native() && is_wanted(tunnel))
+    {
         desired.set_up(tunnel);
     }
     let uplinks = uplink_changes(
@@ -88,10 +92,9 @@ pub async fn preview(
     observed.links = with_new_interfaces(&observed.links, made);
     let plan = diff(&desired, &observed);
 
-    let conflicts = conflicts
-        .iter()
-        .map(|conflict| format!("{}: {conflict}", conflict.tunnel));
     let problems = conflicts
+        .iter()
+        .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
         .chain(followed.problems().iter().map(ToString::to_string))
         .chain(networks.err().map(|error| error.to_string()))
         .chain(plan.problems.iter().map(ToString::to_string))

@@ -12,7 +12,7 @@ use sixxs_common::{layout::SHORTEST_ROUTED, treatment::OnLeak};
 
 use super::{
     account::Account, alerting::Alerting, endpoint_update::EndpointUpdate, follows::Follows,
-    group::Group, probe::Probe, remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
+    link_group::Group, probe_limits::Probe, remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
 };
 use crate::{
     broker::connects::Limit,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use sixxs_core::config::Config;
+use sixxs_core::{config::Config, types::IfName};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, info};
 
@@ -55,9 +55,8 @@ pub(super) async fn start(
     // Subscribed before the first scan, so that no change is lost in between.
     let watcher = Arc::new(Watcher::subscribe()?);
     let netlink = Netlink::open()?;
+    let names = native_names(&config);
     // Interfaces that an earlier run made, of tunnels that are not configured any more.
-    let native = config.tunnels.iter().filter(|t| t.kind.is_native());
-    let names = native.map(|tunnel| tunnel.name.clone()).collect();
     netlink.remove_marked(&names).await?;
 
     let (notifier, clock) = (ChangeNotifier::default(), Clock::default());
@@ -75,11 +74,6 @@ pub(super) async fn start(
     let (programs, rings) = load(paths, options, &netlink).await?;
 
     let (senders, handle, receivers) = channels(options, &clock);
-    let Senders {
-        stopped: stopped_sender,
-        probed,
-        tested,
-    } = senders;
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let mut enforcer = Enforcer::new(Parts {
@@ -89,7 +83,7 @@ pub(super) async fn start(
         listeners: Listeners::new(paths.clone(), handle),
         alerts: Alerts::new(clock),
         updates: EndpointUpdates::new(context.for_updates()),
-        probes: Probes::new(probed),
+        probes: Probes::new(senders.probed),
         watcher,
         paths: paths.clone(),
     });
@@ -102,14 +96,19 @@ pub(super) async fn start(
         pending: BTreeSet::new(),
         enforcer,
         context,
-        stopped_sender,
+        stopped_sender: senders.stopped,
         trial: Trial::default(),
         numbers: Numbers::default(),
     };
     let pruning = tokio::spawn(prune(connects));
-    let inside = InsideMonitor::new(tested);
+    let inside = InsideMonitor::new(senders.tested);
     let daemon = Daemon::new(operations, inside, options.on_demand, pruning)?;
     Ok((daemon, sources))
+}
+
+fn native_names(config: &Config) -> BTreeSet<IfName> {
+    let native = config.tunnels.iter().filter(|t| t.kind.is_native());
+    native.map(|tunnel| tunnel.name.clone()).collect()
 }
 
 /// The senders of the daemon's tasks.
