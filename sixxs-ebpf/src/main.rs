@@ -44,7 +44,7 @@ use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
     layout::{Interface, Role},
-    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, ICMPV6, Ipv6},
+    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, Ipv6},
     stat::Stat,
     treatment::Treatment,
 };
@@ -87,7 +87,6 @@ fn sixxs_egress(context: TcContext) -> i32 {
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
     if let Ok(ipv6) = &ipv6
-        && ipv6.next_header == ICMPV6
         && inside_test::left(frame, ipv6.offset, verdict)
     {
         return SHOT;
@@ -219,7 +218,6 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     };
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     if let Ok(ipv6) = &ipv6
-        && ipv6.next_header == ICMPV6
         && inside_test::arrived(&frame, ipv6.offset)
     {
         // It is no packet from outside, so it is not counted.

@@ -1,9 +1,9 @@
-//! The inside test: would a ping from outside be answered, and if not, what drops it.
+//! The inside test: would a ping from outside be answered, or a connection accepted, and if not, what drops it.
 //!
-//! An echo request is put into the way in of a tunnel, as if the broker had delivered it. The programs record its reply
+//! A packet is put into the way in of a tunnel, as if the broker had delivered it. The programs record the reply
 //! where it is about to leave, and drop it there.
 //!
-//! * [`request`] – the packet
+//! * [`request`] – the packets
 //! * [`drops`] – the kernel's drop reasons, from the text of tracefs
 //! * [`cause`] – sentences and cures for them
 
@@ -11,9 +11,12 @@ pub mod cause;
 pub mod drops;
 pub mod request;
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::{fmt, net::Ipv6Addr, time::Duration};
 
-use sixxs_common::{inside_test::Way, treatment::OnLeak};
+use sixxs_common::{
+    inside_test::{Answer, Way},
+    treatment::OnLeak,
+};
 
 use crate::types::IfName;
 
@@ -24,11 +27,55 @@ use crate::types::IfName;
 /// is younger than 2001:db8::/32, which many packet filters drop.
 pub const DEFAULT_SOURCE: Ipv6Addr = Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1);
 
+/// What is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// An echo request.
+    Ping,
+    /// A connection to this TCP port.
+    Tcp(u16),
+    /// A datagram to this UDP port.
+    Udp(u16),
+}
+
+impl Probe {
+    /// The word for scripts.
+    #[must_use]
+    pub const fn protocol(self) -> &'static str {
+        match self {
+            Self::Ping => "icmpv6",
+            Self::Tcp(_) => "tcp",
+            Self::Udp(_) => "udp",
+        }
+    }
+
+    /// The tested port, if there is one.
+    #[must_use]
+    pub const fn port(self) -> Option<u16> {
+        match self {
+            Self::Ping => None,
+            Self::Tcp(port) | Self::Udp(port) => Some(port),
+        }
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ping => f.write_str("a ping"),
+            Self::Tcp(port) => write!(f, "TCP port {port}"),
+            Self::Udp(port) => write!(f, "UDP port {port}"),
+        }
+    }
+}
+
 /// The reply to a test's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The interface by which it was about to leave.
     pub interface: String,
+    /// What it is.
+    pub answer: Answer,
     /// What the program there would have done with it.
     pub way: Way,
     /// Whether the programs had made it (`answer_echo = "kernel"`).
@@ -46,6 +93,8 @@ pub struct Subject {
     pub address: Ipv6Addr,
     /// The source of the request.
     pub source: Ipv6Addr,
+    /// What is tested.
+    pub probe: Probe,
     /// What the programs do with leaks.
     pub on_leak: OnLeak,
     /// Whether a leak can be redirected into the tunnel: it has no link layer, or a gateway.
@@ -55,7 +104,7 @@ pub struct Subject {
 /// A sentence about a reply, and whether it reaches the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whether somebody outside would get the reply.
+    /// Whether somebody outside would get the reply, and it is none of refusal.
     pub pass: bool,
     /// Whether a program redirects it into the tunnel.
     pub redirected: bool,
@@ -75,7 +124,8 @@ pub fn judge(subject: &Subject, reply: &Reply) -> Judgement {
         ..
     } = subject;
     let Reply { interface, way, .. } = reply;
-    let answers = format!("{address} answers a ping from {source}");
+    let (accepts, does) = answer(subject, reply.answer);
+    let answers = format!("{address} {does} from {source}");
     let after = format!("after {} ms", milliseconds(reply.took));
     let by = match reply.by_programs {
         true => "; the programs answer",
@@ -114,10 +164,30 @@ pub fn judge(subject: &Subject, reply: &Reply) -> Judgement {
         ),
     };
     Judgement {
-        pass,
+        pass: pass && accepts,
         redirected,
         sentence,
-        cure,
+        cure: cure.or_else(|| refusal_cure(subject.probe).filter(|_| !accepts)),
+    }
+}
+
+/// Whether an answer is none of refusal, and what the address does.
+fn answer(subject: &Subject, answer: Answer) -> (bool, String) {
+    let probe = subject.probe;
+    match (probe, answer) {
+        (Probe::Ping, _) => (true, format!("answers {probe}")),
+        (Probe::Tcp(_), Answer::SynAck) => (true, format!("accepts {probe}")),
+        (Probe::Udp(_), Answer::Datagram) => (true, format!("answers at {probe}")),
+        (Probe::Tcp(_) | Probe::Udp(_), _) => (false, format!("refuses {probe}")),
+    }
+}
+
+/// What shows why a port refuses.
+fn refusal_cure(probe: Probe) -> Option<String> {
+    match probe {
+        Probe::Ping => None,
+        Probe::Tcp(port) => Some(format!("ss -6tlnp 'sport = :{port}' shows what listens there")),
+        Probe::Udp(port) => Some(format!("ss -6ulnp 'sport = :{port}' shows what listens there")),
     }
 }
 
@@ -157,6 +227,7 @@ mod tests {
             tunnel: "sixxs0".parse().unwrap(),
             address: "2001:db8:a::2".parse().unwrap(),
             source: DEFAULT_SOURCE,
+            probe: Probe::Ping,
             on_leak,
             can_redirect,
         }
@@ -165,6 +236,7 @@ mod tests {
     fn reply(interface: &str, way: Way) -> Reply {
         Reply {
             interface: interface.to_owned(),
+            answer: Answer::EchoReply,
             way,
             by_programs: false,
             took: Duration::from_micros(120),
@@ -188,6 +260,29 @@ mod tests {
             assert_eq!((judged.pass, judged.redirected), (pass, redirected), "{judged:?}");
             assert!(judged.sentence.contains(words), "{judged:?}");
             assert_eq!(judged.cure.is_none(), matches!(way, Way::Own | Way::Exempt));
+        }
+    }
+
+    #[test]
+    fn a_refusal_fails_with_a_cure() {
+        for (probe, answer, pass, words) in [
+            (Probe::Tcp(443), Answer::SynAck, true, "accepts TCP port 443 from 3fff:fff::1: leaves by sixxs0"),
+            (Probe::Tcp(443), Answer::Reset, false, "refuses TCP port 443"),
+            (Probe::Tcp(443), Answer::Error, false, "refuses TCP port 443"),
+            (Probe::Udp(53), Answer::Datagram, true, "answers at UDP port 53"),
+            (Probe::Udp(53), Answer::Error, false, "refuses UDP port 53"),
+        ] {
+            let subject = Subject {
+                probe,
+                ..subject(OnLeak::Redirect, true)
+            };
+            let reply = Reply {
+                answer,
+                ..reply("sixxs0", Way::Own)
+            };
+            let judged = judge(&subject, &reply);
+            assert_eq!((judged.pass, judged.cure.is_none()), (pass, pass), "{judged:?}");
+            assert!(judged.sentence.contains(words), "{judged:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     endpoint_updates::EndpointUpdates,
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
-    inside_test::Numbers,
+    inside_test::Shared,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
@@ -95,7 +95,7 @@ pub(super) async fn start(
         context,
         stopped_sender,
         trial: Trial::default(),
-        numbers: Numbers::default(),
+        inside: Shared::default(),
     };
     let pruning = tokio::spawn(prune(connects));
     let daemon = Daemon::new(operations, options.on_demand, pruning)?;

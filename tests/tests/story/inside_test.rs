@@ -9,6 +9,7 @@ use sixxs_tests::kernel;
 use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Lab, Spec, nft};
+use sixxs_tests::probe::service::{DISCARD_PORT, TCP_PORT, UDP_PORT};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::{shell, wait};
 
@@ -378,6 +379,75 @@ fn answers_of_the_programs_are_named() -> Result<()> {
     let (_, values) = fixture.program.json(&["status"])?;
     let echo = &values.first().context("a status")?["tunnels"][0]["echo"];
     ensure!(echo["answered_by_programs"] == 0, "{echo:#}");
+    Ok(())
+}
+
+/// The test of a port, by its protocol and number.
+fn port(fixture: &Fixture, protocol: &str, number: u16) -> Result<Value> {
+    let (option, number) = (format!("--{protocol}"), number.to_string());
+    let (_, mut values) = fixture.program.json(&["check", NAME, &option, &number])?;
+    let report = values.pop().context("a report")?;
+    let checks = report["checks"].as_array().context("checks")?;
+    let mut inside = checks.iter().map(|check| &check["inside"]);
+    let found = inside.find(|inside| inside["protocol"] == protocol);
+    found.cloned().with_context(|| format!("no test: {report:#}"))
+}
+
+variants!(ports_are_tested: tun_ports(Tun, Auto), veth_ports(Veth, Auto), tun_clsact_ports(Tun, Clsact));
+
+fn ports_are_tested(flavour: Flavour, hook: Hook) -> Result<()> {
+    const CLOSED: u16 = 4443;
+    let (fixture, daemon) = started(flavour, hook, "")?;
+    answers(&fixture)?;
+    let [first, _] = fixture.lab.tunnels();
+    let reached = || -> Result<u64> { first.broker_counters()?.get("from_host") };
+    let before = (fixture.program.status()?.tunnel(NAME).packets, reached()?);
+    for (protocol, number, pass, words) in [
+        ("tcp", TCP_PORT, true, "accepts TCP port 7007 from 3fff:fff::1: leaves by sixxs0"),
+        ("tcp", CLOSED, false, "refuses TCP port 4443 from 3fff:fff::1: leaves by sixxs0"),
+        ("udp", UDP_PORT, true, "answers at UDP port 7 from 3fff:fff::1: leaves by sixxs0"),
+        ("udp", CLOSED, false, "refuses UDP port 4443 from 3fff:fff::1: leaves by sixxs0"),
+        ("udp", DISCARD_PORT, true, "takes UDP port 9 from 3fff:fff::1, and sends no answer"),
+    ] {
+        for _ in 0..5 {
+            let tested = port(&fixture, protocol, number)?;
+            let sentence = tested["sentence"].as_str().unwrap_or_default();
+            ensure!(tested["pass"] == pass && sentence.contains(words), "{tested:#}");
+            ensure!(tested["port"] == number, "{tested:#}");
+        }
+    }
+    // No connection is left half open, and nothing was sent or counted.
+    let half_open = fixture.host().sh("ss -6Htan state syn-recv")?;
+    ensure!(half_open.is_empty(), "{half_open}");
+    let after = (fixture.program.status()?.tunnel(NAME).packets, reached()?);
+    // Some flavours have packets of their own, such as listener reports.
+    let more = (after.0.into - before.0.into, after.0.out - before.0.out, after.1 - before.1);
+    ensure!(more.0 < 25 && more.1 < 25 && more.2 < 25, "{more:?}");
+    // Real connections work as before.
+    fixture.ensure_outside_answered(first)?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// A filter for a port is named, and the ping is answered.
+#[test]
+fn a_filter_for_a_port_is_named() -> Result<()> {
+    let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    let rule = format!("tcp dport {TCP_PORT} drop; udp sport {UDP_PORT} drop;");
+    nft::load(
+        fixture.host(),
+        &format!(
+            "table inet ports {{ chain in {{ type filter hook input priority 0; {rule} }}; \
+             chain out {{ type filter hook output priority 0; {rule} }}; }}"
+        ),
+    )?;
+    for (protocol, number) in [("tcp", TCP_PORT), ("udp", UDP_PORT)] {
+        let tested = port(&fixture, protocol, number)?;
+        ensure!(tested["pass"] == false && tested["cause"] == "packet_filter", "{tested:#}");
+        let sentence = tested["sentence"].as_str().unwrap_or_default();
+        ensure!(sentence.contains("chain inet ports in at input"), "{tested:#}");
+    }
+    answers(&fixture)?;
     Ok(())
 }
 
