@@ -516,7 +516,13 @@ fn setting(path: &str) -> Option<String> {
 async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
     let seen = seen_at(netlink, &test.device, test.index, direction).await;
     let others = seen.unwrap_or_default().into_iter().filter(|seen| !seen.is_ours);
-    let shown = others.map(|seen| format!("{} {} by {}", seen.name, seen.number, seen.hook.name()));
+    let shown = others.map(|seen| {
+        let name = match seen.name.as_str() {
+            "" => "program",
+            name => name,
+        };
+        format!("{name} {} by {}", seen.number, seen.hook.name())
+    });
     shown.collect()
 }
 

@@ -10,6 +10,7 @@ use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Lab, Spec, nft};
 use sixxs_tests::probe::service::{DISCARD_PORT, TCP_PORT, UDP_PORT};
+use sixxs_tests::program::status::Leaks;
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::{shell, wait};
 
@@ -85,6 +86,15 @@ fn breaks(fixture: &Fixture, command: &str, cause: &str, words: &str, mend: &str
     Ok(failed)
 }
 
+/// The value without ages, which change by themselves.
+fn without_ages(value: &Value) -> Value {
+    let Some(fields) = value.as_object() else {
+        return value.clone();
+    };
+    let lasting = fields.iter().filter(|(key, _)| !key.contains("seconds"));
+    Value::Object(lasting.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
 variants!(answers_are_seen_and_counted_nowhere:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), wireguard(WireGuard, Auto));
 
@@ -96,13 +106,8 @@ fn answers_are_seen_and_counted_nowhere(flavour: Flavour, hook: Hook) -> Result<
         let status = values.pop().context("a status")?;
         let tunnel = status["tunnels"][0].clone();
         ensure!(tunnel["name"] == NAME, "{tunnel:#}");
-        let keys = ["echo", "proof", "leaks", "strays", "loops", "recursions", "outer"];
-        let mut counted = Value::from(keys.map(|key| tunnel[key].clone()).to_vec());
-        // Ages, and what other packets add.
-        for key in ["packets", "bytes", "last_in_seconds_ago", "last_out_seconds_ago"] {
-            counted[6][key].take();
-        }
-        Ok(counted)
+        let keys = ["echo", "proof", "leaks", "strays", "loops", "recursions"];
+        Ok(Value::from(keys.map(|key| without_ages(&tunnel[key])).to_vec()))
     };
     let packets = || -> Result<u64> { Ok(fixture.program.status()?.tunnel(NAME).packets.into) };
     let reached = || -> Result<u64> { first.broker_counters()?.get("replies_from_host") };
@@ -179,7 +184,7 @@ fn an_answer_that_leaves_elsewhere_is_followed() -> Result<()> {
         ensure!(sentence.contains(words), "{on_leak}: {led:#}");
         // Nothing of it is a leak, and nothing was sent.
         let leaks = fixture.program.status()?.tunnel(NAME).leaks;
-        ensure!(leaks == Default::default(), "{on_leak}: {leaks:?}");
+        ensure!(leaks == Leaks::default(), "{on_leak}: {leaks:?}");
         fixture.ensure_nothing_lost()?;
         fixture.host().sh(&format!("ip -6 rule del {rule}"))?;
         answers(&fixture)?;
@@ -215,7 +220,10 @@ fn settings_of_the_host_are_named() -> Result<()> {
         "the host ignores all pings",
         "sysctl -qw net.ipv6.icmp.echo_ignore_all=0",
     )?;
-    ensure!(failed["reason"] == "NOT_SPECIFIED" && failed["location"] == "icmpv6_rcv", "{failed:#}");
+    ensure!(failed["reason"] == "NOT_SPECIFIED", "{failed:#}");
+    // Older kernels print numbers.
+    let location = &failed["location"];
+    ensure!(location.is_null() || location == "icmpv6_rcv", "{failed:#}");
     ensure!(failed["cure"] == "sysctl -w net.ipv6.icmp.echo_ignore_all=0", "{failed:#}");
 
     let assign = format!("ip -6 address add {address}/64 dev {NAME} nodad");
