@@ -285,7 +285,8 @@ mod tests {
     #[test]
     fn a_test_has_its_own_message_until_it_ends() {
         let test = InsideTest::new(7, 100);
-        for (tag, now_ns, expected) in [(7, 0, true), (7, 99, true), (7, 100, false), (8, 0, false)] {
+        for (tag, now_ns, expected) in [(7, 0, true), (7, 99, true), (7, 100, false), (8, 0, false)]
+        {
             assert_eq!(test.has(tag, now_ns), expected, "{tag} {now_ns}");
         }
         // An empty slot has no message: a tag is never 0.
@@ -331,7 +332,11 @@ mod tests {
         let quoting = |inner: &[u8]| [&[1, 4, 0, 0, 0, 0, 0, 0], inner].concat();
         let quoted = quoting(&packet(UDP, &udp(to), false));
         for (asked, answered, expected) in [
-            ((ICMPV6, echo(ECHO_REQUEST).to_vec()), (ICMPV6, echo(ECHO_REPLY).to_vec()), Answer::EchoReply),
+            (
+                (ICMPV6, echo(ECHO_REQUEST).to_vec()),
+                (ICMPV6, echo(ECHO_REPLY).to_vec()),
+                Answer::EchoReply,
+            ),
             ((TCP, tcp(to, 2)), (TCP, tcp(from, 0x12)), Answer::SynAck),
             ((TCP, tcp(to, 2)), (TCP, tcp(from, 0x14)), Answer::Reset),
             ((UDP, udp(to)), (UDP, udp(from)), Answer::Datagram),

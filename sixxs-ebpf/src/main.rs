@@ -118,9 +118,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
 #[inline(always)]
 fn is_foreign(frame: &Frame, interface: &Interface) -> bool {
     interface.uses_filter != 0
-        && let Some((first, destination)) = frame.ends()
-        && !maps::may_be_source(first, interface.generation)
-        && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
+        && frame.ends().is_some_and(|(first, destination)| {
+            !maps::may_be_source(first, interface.generation)
+                && (interface.counts_outer_ipv6 == 0 || !maps::may_be_endpoint(destination))
+        })
 }
 
 /// Does what a verdict requires. Returns its counter and the action.

@@ -147,7 +147,8 @@ fn is_by_icmp(drop: &DropEvent) -> bool {
 /// Whether an XDP program dropped it, after the kernel had made an `sk_buff`: the kernel gives no reason for that.
 fn is_by_xdp(drop: &DropEvent) -> bool {
     let location = drop.location.as_deref();
-    location.is_some_and(|location| location.ends_with("generic_xdp") || location == "do_xdp_generic")
+    location
+        .is_some_and(|location| location.ends_with("generic_xdp") || location == "do_xdp_generic")
 }
 
 impl Cause {
@@ -201,7 +202,9 @@ impl Cause {
                 "a program or filter of other software{} at an egress drops the answer",
                 of(&facts.programs_out)
             ),
-            Self::Xdp => format!("an XDP program of other software on {interface} drops the request"),
+            Self::Xdp => {
+                format!("an XDP program of other software on {interface} drops the request")
+            }
             Self::FilterIn => "a packet filter drops the request".to_owned(),
             Self::FilterOut => "a packet filter drops the answer".to_owned(),
             Self::Filter => "a packet filter drops the request or the answer".to_owned(),
@@ -299,7 +302,9 @@ mod tests {
         ] {
             let trace = trace(&[drop(NOT_SPECIFIED, Some(ICMPV6)), drop(reason, Some("f"))]);
             assert_eq!(cause(&trace, facts), expected, "{reason}");
-            let shown = expected.shown_by(&trace.drops).map(|drop| drop.reason.as_str());
+            let shown = expected
+                .shown_by(&trace.drops)
+                .map(|drop| drop.reason.as_str());
             assert_eq!(shown, Some(reason));
         }
         let trace = trace(&[drop(NOT_SPECIFIED, Some("netif_receive_generic_xdp"))]);
@@ -322,10 +327,19 @@ mod tests {
         for location in [Some(ICMPV6), None] {
             let trace = trace(&[drop(NOT_SPECIFIED, location)]);
             for (facts, name) in [
-                (with(|facts| facts.ignores_echo = Some(true)), "echo_ignored"),
-                (with(|facts| facts.limits_replies = Some(true)), "rate_limit"),
+                (
+                    with(|facts| facts.ignores_echo = Some(true)),
+                    "echo_ignored",
+                ),
+                (
+                    with(|facts| facts.limits_replies = Some(true)),
+                    "rate_limit",
+                ),
                 (with(|facts| facts.has_address = false), "no_address"),
-                (with(|facts| facts.is_disabled = Some(true)), "ipv6_disabled"),
+                (
+                    with(|facts| facts.is_disabled = Some(true)),
+                    "ipv6_disabled",
+                ),
                 (no_route.clone(), "no_route"),
                 (facts(), "unknown"),
             ] {
@@ -407,6 +421,10 @@ mod tests {
             assert!(sentences.insert(sentence), "{cause:?}");
         }
         assert!(sentences.iter().any(|text| text.contains("(other (TCX))")));
-        assert!(Cause::Disabled.cure(&name, address, source).contains("eth0/5"));
+        assert!(
+            Cause::Disabled
+                .cure(&name, address, source)
+                .contains("eth0/5")
+        );
     }
 }

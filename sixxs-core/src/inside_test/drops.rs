@@ -144,7 +144,9 @@ mod tests {
     #[test]
     fn places_may_be_numbers() {
         let line = |reason| {
-            format!("x-1 [000] ..s. 1.0: kfree_skb: skbaddr=00000000d1c2 protocol=34525 location=000000007a33f0b1 reason: {reason}\n")
+            format!(
+                "x-1 [000] ..s. 1.0: kfree_skb: skbaddr=00000000d1c2 protocol=34525 location=000000007a33f0b1 reason: {reason}\n"
+            )
         };
         let text = line("NOT_SPECIFIED") + &line("NETFILTER_DROP") + &line("NOT_SPECIFIED");
         let expected = [drop("NOT_SPECIFIED", None), drop("NETFILTER_DROP", None)];
@@ -164,7 +166,11 @@ mod tests {
         assert_eq!(in_each(&runs), run(&[&ours], None));
         assert_eq!(in_each(&runs[..1]), run(&[&other, &ours], None));
         assert_eq!(in_each(&[]), Trace::default());
-        for (second, expected) in [(Some("net0"), Some("net0")), (Some("net1"), None), (None, None)] {
+        for (second, expected) in [
+            (Some("net0"), Some("net0")),
+            (Some("net1"), None),
+            (None, None),
+        ] {
             let runs = [run(&[], Some("net0")), run(&[], second)];
             assert_eq!(in_each(&runs), run(&[], expected));
         }

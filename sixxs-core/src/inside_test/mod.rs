@@ -147,19 +147,31 @@ pub fn judge(subject: &Subject, reply: &Reply) -> Judgement {
         ),
         Way::Leak => {
             let (pass, does) = treatment(subject);
-            let about = format!("{answers}, and the answer is about to leave by {interface} {after}");
-            (pass, pass, format!("{about}: the program there {does}"), cure())
+            let about =
+                format!("{answers}, and the answer is about to leave by {interface} {after}");
+            (
+                pass,
+                pass,
+                format!("{about}: the program there {does}"),
+                cure(),
+            )
         }
         Way::Loop => (
             false,
             false,
-            format!("{answers}, and a tunnel would bring the answer back: {source} is behind this host"),
-            Some(format!("set check_source of {tunnel} to an address outside")),
+            format!(
+                "{answers}, and a tunnel would bring the answer back: {source} is behind this host"
+            ),
+            Some(format!(
+                "set check_source of {tunnel} to an address outside"
+            )),
         ),
         Way::Unknown => (
             false,
             false,
-            format!("{answers}, and the answer leaves by {interface}, where the programs do not know {address}"),
+            format!(
+                "{answers}, and the answer leaves by {interface}, where the programs do not know {address}"
+            ),
             cure(),
         ),
     };
@@ -186,8 +198,12 @@ fn answer(subject: &Subject, answer: Answer) -> (bool, String) {
 fn refusal_cure(probe: Probe) -> Option<String> {
     match probe {
         Probe::Ping => None,
-        Probe::Tcp(port) => Some(format!("ss -6tlnp 'sport = :{port}' shows what listens there")),
-        Probe::Udp(port) => Some(format!("ss -6ulnp 'sport = :{port}' shows what listens there")),
+        Probe::Tcp(port) => Some(format!(
+            "ss -6tlnp 'sport = :{port}' shows what listens there"
+        )),
+        Probe::Udp(port) => Some(format!(
+            "ss -6ulnp 'sport = :{port}' shows what listens there"
+        )),
     }
 }
 
@@ -247,17 +263,77 @@ mod tests {
     fn an_answer_passes_where_it_reaches_the_outside() {
         let redirect = subject(OnLeak::Redirect, true);
         for (subject, interface, way, pass, redirected, words) in [
-            (&redirect, "sixxs0", Way::Own, true, false, "answers a ping from 3fff:fff::1: leaves by sixxs0 after 0.1 ms"),
-            (&redirect, "net0", Way::Exempt, true, false, "which may send it"),
-            (&redirect, "net0", Way::Leak, true, true, "redirects it into sixxs0"),
-            (&subject(OnLeak::Redirect, false), "net0", Way::Leak, false, false, "no gateway"),
-            (&subject(OnLeak::Drop, true), "net0", Way::Leak, false, false, "drops it (on_leak)"),
-            (&subject(OnLeak::Observe, true), "net0", Way::Leak, false, false, "the provider drops it"),
-            (&redirect, "sixxs1", Way::Loop, false, false, "bring the answer back"),
-            (&redirect, "net0", Way::Unknown, false, false, "do not know 2001:db8:a::2"),
+            (
+                &redirect,
+                "sixxs0",
+                Way::Own,
+                true,
+                false,
+                "answers a ping from 3fff:fff::1: leaves by sixxs0 after 0.1 ms",
+            ),
+            (
+                &redirect,
+                "net0",
+                Way::Exempt,
+                true,
+                false,
+                "which may send it",
+            ),
+            (
+                &redirect,
+                "net0",
+                Way::Leak,
+                true,
+                true,
+                "redirects it into sixxs0",
+            ),
+            (
+                &subject(OnLeak::Redirect, false),
+                "net0",
+                Way::Leak,
+                false,
+                false,
+                "no gateway",
+            ),
+            (
+                &subject(OnLeak::Drop, true),
+                "net0",
+                Way::Leak,
+                false,
+                false,
+                "drops it (on_leak)",
+            ),
+            (
+                &subject(OnLeak::Observe, true),
+                "net0",
+                Way::Leak,
+                false,
+                false,
+                "the provider drops it",
+            ),
+            (
+                &redirect,
+                "sixxs1",
+                Way::Loop,
+                false,
+                false,
+                "bring the answer back",
+            ),
+            (
+                &redirect,
+                "net0",
+                Way::Unknown,
+                false,
+                false,
+                "do not know 2001:db8:a::2",
+            ),
         ] {
             let judged = judge(subject, &reply(interface, way));
-            assert_eq!((judged.pass, judged.redirected), (pass, redirected), "{judged:?}");
+            assert_eq!(
+                (judged.pass, judged.redirected),
+                (pass, redirected),
+                "{judged:?}"
+            );
             assert!(judged.sentence.contains(words), "{judged:?}");
             assert_eq!(judged.cure.is_none(), matches!(way, Way::Own | Way::Exempt));
         }
@@ -266,10 +342,30 @@ mod tests {
     #[test]
     fn a_refusal_fails_with_a_cure() {
         for (probe, answer, pass, words) in [
-            (Probe::Tcp(443), Answer::SynAck, true, "accepts TCP port 443 from 3fff:fff::1: leaves by sixxs0"),
-            (Probe::Tcp(443), Answer::Reset, false, "refuses TCP port 443"),
-            (Probe::Tcp(443), Answer::Error, false, "refuses TCP port 443"),
-            (Probe::Udp(53), Answer::Datagram, true, "answers at UDP port 53"),
+            (
+                Probe::Tcp(443),
+                Answer::SynAck,
+                true,
+                "accepts TCP port 443 from 3fff:fff::1: leaves by sixxs0",
+            ),
+            (
+                Probe::Tcp(443),
+                Answer::Reset,
+                false,
+                "refuses TCP port 443",
+            ),
+            (
+                Probe::Tcp(443),
+                Answer::Error,
+                false,
+                "refuses TCP port 443",
+            ),
+            (
+                Probe::Udp(53),
+                Answer::Datagram,
+                true,
+                "answers at UDP port 53",
+            ),
             (Probe::Udp(53), Answer::Error, false, "refuses UDP port 53"),
         ] {
             let subject = Subject {
@@ -281,7 +377,11 @@ mod tests {
                 ..reply("sixxs0", Way::Own)
             };
             let judged = judge(&subject, &reply);
-            assert_eq!((judged.pass, judged.cure.is_none()), (pass, pass), "{judged:?}");
+            assert_eq!(
+                (judged.pass, judged.cure.is_none()),
+                (pass, pass),
+                "{judged:?}"
+            );
             assert!(judged.sentence.contains(words), "{judged:?}");
         }
     }
@@ -293,12 +393,21 @@ mod tests {
             ..reply("sixxs0", Way::Own)
         };
         let judged = judge(&subject(OnLeak::Redirect, true), &by_programs);
-        assert!(judged.sentence.ends_with("; the programs answer"), "{judged:?}");
+        assert!(
+            judged.sentence.ends_with("; the programs answer"),
+            "{judged:?}"
+        );
     }
 
     #[test]
     fn short_times_are_not_zero() {
-        for (micros, text) in [(1, "0.001"), (94, "0.094"), (120, "0.1"), (1500, "1.5"), (20_000, "20.0")] {
+        for (micros, text) in [
+            (1, "0.001"),
+            (94, "0.094"),
+            (120, "0.1"),
+            (1500, "1.5"),
+            (20_000, "20.0"),
+        ] {
             assert_eq!(milliseconds(Duration::from_micros(micros)), text);
         }
     }

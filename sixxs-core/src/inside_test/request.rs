@@ -107,9 +107,13 @@ impl Message {
                 tcp(ports, SEQUENCE, SYN, &[2, 4, high, low])
             }
             Self::Reset(ports) => tcp(ports, SEQUENCE.wrapping_add(1), RST, &[]),
-            Self::Datagram(ports) => {
-                [&ports.bytes()[..], &DATAGRAM_BYTES.to_be_bytes(), &[0; 2], TEXT].concat()
-            }
+            Self::Datagram(ports) => [
+                &ports.bytes()[..],
+                &DATAGRAM_BYTES.to_be_bytes(),
+                &[0; 2],
+                TEXT,
+            ]
+            .concat(),
         }
     }
 }
@@ -244,7 +248,10 @@ mod tests {
         };
         let [syn, reset] = [Message::Syn(ports), Message::Reset(ports)].map(Message::bytes);
         assert_eq!((syn.len(), reset.len()), (24, 20));
-        assert_eq!((syn[12..14].to_vec(), reset[12..14].to_vec()), (vec![0x60, 2], vec![0x50, 4]));
+        assert_eq!(
+            (syn[12..14].to_vec(), reset[12..14].to_vec()),
+            (vec![0x60, 2], vec![0x50, 4])
+        );
         let sequence = |bytes: &[u8]| u32::from_be_bytes(bytes[4..8].try_into().unwrap());
         assert_eq!(sequence(&reset), sequence(&syn) + 1);
     }

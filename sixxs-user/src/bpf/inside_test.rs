@@ -70,7 +70,9 @@ impl Kernel {
         let program = self.ebpf.program(INJECT);
         let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {INJECT}"))?;
         let program: &SchedClassifier = program.try_into()?;
-        let descriptor = program.fd().context("the kernel did not load the program that puts packets in")?;
+        let descriptor = program
+            .fd()
+            .context("the kernel did not load the program that puts packets in")?;
         let array = |name: &str| -> anyhow::Result<Map> {
             let Some(Map::Array(map)) = self.ebpf.map(name) else {
                 return Err(anyhow!("the eBPF object has no map {name}"));
@@ -109,7 +111,12 @@ impl InsideTester {
 
     /// Begins a test: the programs expect its packets for this time. Then puts the request in. Most often the kernel has
     /// handled it, and the reply too, when this returns.
-    pub fn begin(&mut self, request: &TestRequest, limit: Duration, now_ns: u64) -> anyhow::Result<()> {
+    pub fn begin(
+        &mut self,
+        request: &TestRequest,
+        limit: Duration,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
         let [local, remote] =
             [request.address, request.source].map(|one| Address::from_octets(one.octets()));
         let tag = echo::tag(local, remote, request.message.word());

@@ -287,7 +287,9 @@ impl Run {
             Err(error) => Err(error),
         });
         ended
-            .map(|outcome| outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}"))))
+            .map(|outcome| {
+                outcome.unwrap_or_else(|error| Outcome::Impossible(format!("{error:#}")))
+            })
             .collect()
     }
 
@@ -299,8 +301,7 @@ impl Run {
             index: test.index,
             mac: test.mac,
         };
-        self.tester
-            .begin(&request, EXPECTED, monotonic_ns()?)?;
+        self.tester.begin(&request, EXPECTED, monotonic_ns()?)?;
         Ok(request)
     }
 
@@ -380,7 +381,9 @@ impl Run {
 /// The echo requests that the host's ICMPv6 received by an interface (RFC 4293). The kernel shows none before the first one.
 fn requests_in(device: &IfName) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/net/dev_snmp6/{device}")).ok()?;
-    let mut lines = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace));
     let found = lines.find(|(name, _)| *name == "Icmp6InType128");
     found.map_or(Some(0), |(_, count)| count.trim().parse().ok())
 }
@@ -438,7 +441,9 @@ async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::Insi
     } = test.subject;
     let cause = cause(&lost.trace, &facts);
     // Many services do not answer a datagram that they do not understand.
-    if let (Probe::Udp(_), Cause::Silent, true, None) = (probe, &cause, lost.arrived, &lost.untraced) {
+    if let (Probe::Udp(_), Cause::Silent, true, None) =
+        (probe, &cause, lost.arrived, &lost.untraced)
+    {
         return api::InsideTest {
             pass: true,
             sentence: format!("{address} takes {probe} from {source}, and sends no answer"),
@@ -515,7 +520,10 @@ fn setting(path: &str) -> Option<String> {
 /// The programs and filters of other software at the tunnel's interface.
 async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
     let seen = seen_at(netlink, &test.device, test.index, direction).await;
-    let others = seen.unwrap_or_default().into_iter().filter(|seen| !seen.is_ours);
+    let others = seen
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|seen| !seen.is_ours);
     let shown = others.map(|seen| {
         let name = match seen.name.as_str() {
             "" => "program",
@@ -581,7 +589,10 @@ mod tests {
         // It has a link layer and no gateway, and a source that the other tunnel has.
         assert!(!last.subject.can_redirect);
         assert_eq!(last.owner.as_ref().map(IfName::as_str), Some("sixxs0"));
-        assert_eq!((plan.name(8), plan.name(9)), ("sixxs1".to_owned(), "interface 9".to_owned()));
+        assert_eq!(
+            (plan.name(8), plan.name(9)),
+            ("sixxs1".to_owned(), "interface 9".to_owned())
+        );
         let plan = Plan::new(&config(""), &links(), |_| true, &all);
         assert_eq!(plan.tests[0].subject.source, DEFAULT_SOURCE);
         let ports = api::InsideRequest {
@@ -590,8 +601,16 @@ mod tests {
             ..all
         };
         let plan = Plan::new(&config(""), &links(), |_| true, &ports);
-        let probes: Vec<_> = plan.tests[..4].iter().map(|test| test.subject.probe).collect();
-        let expected = [Probe::Ping, Probe::Tcp(443), Probe::Udp(53), Probe::Udp(123)];
+        let probes: Vec<_> = plan.tests[..4]
+            .iter()
+            .map(|test| test.subject.probe)
+            .collect();
+        let expected = [
+            Probe::Ping,
+            Probe::Tcp(443),
+            Probe::Udp(53),
+            Probe::Udp(123),
+        ];
         assert_eq!(probes, expected);
         assert_eq!(plan.tests.len(), 3 * 4);
     }

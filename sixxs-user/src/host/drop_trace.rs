@@ -61,7 +61,10 @@ impl DropTrace {
 
     fn enable(&self, thread: i32, [one, other]: [usize; 2]) -> anyhow::Result<()> {
         let events = self.directory.join("events");
-        let (event, departure) = (events.join("skb/kfree_skb"), events.join("net/net_dev_queue"));
+        let (event, departure) = (
+            events.join("skb/kfree_skb"),
+            events.join("net/net_dev_queue"),
+        );
         let format = fs::read_to_string(event.join("format"));
         let format = format.context("this kernel does not trace dropped packets")?;
         if !format.contains("reason") {
@@ -117,7 +120,9 @@ fn make(directory: &Path) -> anyhow::Result<File> {
             _ => {}
         }
         match options.open(directory.join("trace_pipe")) {
-            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => attempt += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => {
+                attempt += 1
+            }
             opened => return opened.with_context(|| format!("open {}", directory.display())),
         }
     }
@@ -158,7 +163,10 @@ impl TraceFs {
             return Ok(Self::At(root));
         }
         mount_detached().map(Self::Detached).with_context(|| {
-            format!("tracefs is not writable at {}, and cannot be mounted", MOUNTED[0])
+            format!(
+                "tracefs is not writable at {}, and cannot be mounted",
+                MOUNTED[0]
+            )
         })
     }
 
@@ -178,13 +186,19 @@ fn mount_detached() -> io::Result<OwnedFd> {
     const CMD_CREATE: libc::c_long = 6;
     const NOSUID_NODEV_NOEXEC: libc::c_long = 2 | 4 | 8;
     // SAFETY: the name ends with a zero, and outlives the call.
-    let context = descriptor(unsafe {
-        libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), CLOSE_ON_EXEC)
-    })?;
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), CLOSE_ON_EXEC) })?;
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: this command takes no key and no value.
     let created = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_CREATE, none, none, 0)
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            CMD_CREATE,
+            none,
+            none,
+            0,
+        )
     };
     if created < 0 {
         return Err(io::Error::last_os_error());

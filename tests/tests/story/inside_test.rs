@@ -50,7 +50,9 @@ fn test(fixture: &Fixture) -> Result<Value> {
     let report = values.pop().context("a report")?;
     let checks = report["checks"].as_array().context("checks")?;
     let mut inside = checks.iter().filter(|check| check["check"] == "inside");
-    let found = inside.next().with_context(|| format!("no inside test: {report:#}"))?;
+    let found = inside
+        .next()
+        .with_context(|| format!("no inside test: {report:#}"))?;
     ensure!(inside.next().is_none(), "two addresses: {report:#}");
     ensure!(found["pass"] == found["inside"]["pass"], "{found:#}");
     Ok(found["inside"].clone())
@@ -58,9 +60,12 @@ fn test(fixture: &Fixture) -> Result<Value> {
 
 /// Waits until the address answers by its tunnel.
 fn answers(fixture: &Fixture) -> Result<Value> {
-    wait::until("it answers", LIMIT, || test(fixture), |test| {
-        test["pass"] == true && test["interface"] == NAME
-    })
+    wait::until(
+        "it answers",
+        LIMIT,
+        || test(fixture),
+        |test| test["pass"] == true && test["interface"] == NAME,
+    )
 }
 
 /// Waits until there is no answer for this cause, with these words in the sentence.
@@ -70,7 +75,10 @@ fn fails(fixture: &Fixture, cause: &str, words: &str) -> Result<Value> {
         test["pass"] == false && test["cause"] == cause && sentence.contains(words)
     };
     let failed = wait::until(cause, LIMIT, || test(fixture), is_it)?;
-    ensure!(failed["interface"].is_null() && failed["cure"].is_string(), "{failed:#}");
+    ensure!(
+        failed["interface"].is_null() && failed["cure"].is_string(),
+        "{failed:#}"
+    );
     Ok(failed)
 }
 
@@ -92,7 +100,11 @@ fn without_ages(value: &Value) -> Value {
         return value.clone();
     };
     let lasting = fields.iter().filter(|(key, _)| !key.contains("seconds"));
-    Value::Object(lasting.map(|(key, value)| (key.clone(), value.clone())).collect())
+    Value::Object(
+        lasting
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    )
 }
 
 variants!(answers_are_seen_and_counted_nowhere:
@@ -107,7 +119,9 @@ fn answers_are_seen_and_counted_nowhere(flavour: Flavour, hook: Hook) -> Result<
         let tunnel = status["tunnels"][0].clone();
         ensure!(tunnel["name"] == NAME, "{tunnel:#}");
         let keys = ["echo", "proof", "leaks", "strays", "loops", "recursions"];
-        Ok(Value::from(keys.map(|key| without_ages(&tunnel[key])).to_vec()))
+        Ok(Value::from(
+            keys.map(|key| without_ages(&tunnel[key])).to_vec(),
+        ))
     };
     let packets = || -> Result<u64> { Ok(fixture.program.status()?.tunnel(NAME).packets.into) };
     let reached = || -> Result<u64> { first.broker_counters()?.get("replies_from_host") };
@@ -123,12 +137,20 @@ fn answers_are_seen_and_counted_nowhere(flavour: Flavour, hook: Hook) -> Result<
     }
     ensure!(counted()? == before, "{before:#}\n{:#}", counted()?);
     // Some flavours have packets of their own, such as listener reports.
-    ensure!(packets()? < packets_before + tests, "the requests were counted");
+    ensure!(
+        packets()? < packets_before + tests,
+        "the requests were counted"
+    );
     ensure!(reached()? == reached_before, "the replies were sent");
     let printed = fixture.program.run(&["check", NAME])?;
     ensure!(printed.code == 0, "{printed:#?}");
-    let expected = format!("{} answers a ping from 3fff:fff::1: leaves by {NAME} after ", address());
-    let is_it = |line: &str| line.starts_with("pass  sixxs0          inside   ") && line.contains(&expected);
+    let expected = format!(
+        "{} answers a ping from 3fff:fff::1: leaves by {NAME} after ",
+        address()
+    );
+    let is_it = |line: &str| {
+        line.starts_with("pass  sixxs0          inside   ") && line.contains(&expected)
+    };
     ensure!(printed.stdout.lines().any(is_it), "{printed:#?}");
     // Real pings are counted as before.
     fixture.ensure_outside_answered(first)?;
@@ -158,9 +180,15 @@ fn addresses_and_sources_are_those_of_the_configuration() -> Result<()> {
     let inside: Vec<_> = inside.filter(|check| check["check"] == "inside").collect();
     ensure!(inside.len() == 2, "{checks:#}");
     let [first, second] = [0, 1].map(|at: usize| &inside[at]["inside"]);
-    ensure!(first["source"] == "2001:db8:ffff::77" && first["pass"] == true, "{first:#}");
+    ensure!(
+        first["source"] == "2001:db8:ffff::77" && first["pass"] == true,
+        "{first:#}"
+    );
     // No interface has the second one.
-    ensure!(second["cause"] == "no_address" && second["pass"] == false, "{second:#}");
+    ensure!(
+        second["cause"] == "no_address" && second["pass"] == false,
+        "{second:#}"
+    );
     Ok(())
 }
 
@@ -168,18 +196,32 @@ fn addresses_and_sources_are_those_of_the_configuration() -> Result<()> {
 #[test]
 fn an_answer_that_leaves_elsewhere_is_followed() -> Result<()> {
     for (on_leak, pass, words) in [
-        ("redirect", true, "the program there redirects it into sixxs0"),
+        (
+            "redirect",
+            true,
+            "the program there redirects it into sixxs0",
+        ),
         ("drop", false, "drops it (on_leak)"),
         ("observe", false, "lets it pass (on_leak)"),
     ] {
-        let (fixture, daemon) = started(Flavour::Tun, Hook::Auto, &format!("on_leak = \"{on_leak}\"\n"))?;
+        let (fixture, daemon) = started(
+            Flavour::Tun,
+            Hook::Auto,
+            &format!("on_leak = \"{on_leak}\"\n"),
+        )?;
         answers(&fixture)?;
         let rule = format!("from {} lookup main priority 100", address());
         fixture.host().sh(&format!("ip -6 rule add {rule}"))?;
-        let led = wait::until("it leaves elsewhere", LIMIT, || test(&fixture), |test| {
-            test["interface"] == UPLINK
-        })?;
-        ensure!(led["pass"] == pass && led["redirected"] == pass, "{on_leak}: {led:#}");
+        let led = wait::until(
+            "it leaves elsewhere",
+            LIMIT,
+            || test(&fixture),
+            |test| test["interface"] == UPLINK,
+        )?;
+        ensure!(
+            led["pass"] == pass && led["redirected"] == pass,
+            "{on_leak}: {led:#}"
+        );
         let sentence = led["sentence"].as_str().unwrap_or_default();
         ensure!(sentence.contains(words), "{on_leak}: {led:#}");
         // Nothing of it is a leak, and nothing was sent.
@@ -196,7 +238,17 @@ fn an_answer_that_leaves_elsewhere_is_followed() -> Result<()> {
 /// It leaves by an interface where no program is attached.
 #[test]
 fn an_answer_that_escapes_is_seen() -> Result<()> {
-    let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "uplinks = [\"elsewhere0\"]\n")?;
+    let (fixture, daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    let config = without_peers(&fixture.lab, "");
+    let elsewhere = config.replace(
+        &format!("uplinks = [\"{UPLINK}\"]"),
+        "uplinks = [\"elsewhere0\"]",
+    );
+    ensure!(elsewhere != config, "{config}");
+    fixture.lab.write_config(&elsewhere)?;
+    ensure!(daemon.stop()? == 0);
+    let _daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     let rule = format!("from {} lookup main priority 100", address());
     let words = format!("leaves by {UPLINK}, where no program sees it");
     breaks(
@@ -224,7 +276,10 @@ fn settings_of_the_host_are_named() -> Result<()> {
     // Older kernels print numbers.
     let location = &failed["location"];
     ensure!(location.is_null() || location == "icmpv6_rcv", "{failed:#}");
-    ensure!(failed["cure"] == "sysctl -w net.ipv6.icmp.echo_ignore_all=0", "{failed:#}");
+    ensure!(
+        failed["cure"] == "sysctl -w net.ipv6.icmp.echo_ignore_all=0",
+        "{failed:#}"
+    );
 
     let assign = format!("ip -6 address add {address}/64 dev {NAME} nodad");
     breaks(
@@ -261,7 +316,9 @@ fn a_rate_limit_is_named() -> Result<()> {
     let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "")?;
     answers(&fixture)?;
     fixture.host().sh("sysctl -qw net.ipv6.icmp.ratemask=129")?;
-    fixture.host().sh("sysctl -qw net.ipv6.icmp.ratelimit=1000000")?;
+    fixture
+        .host()
+        .sh("sysctl -qw net.ipv6.icmp.ratelimit=1000000")?;
     let failed = fails(&fixture, "rate_limit", "limits the rate")?;
     let cure = failed["cure"].as_str().context("a cure")?;
     fixture.host().sh(cure)?;
@@ -274,7 +331,11 @@ fn packet_filters_are_named() -> Result<()> {
     let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "")?;
     answers(&fixture)?;
     nft::load(fixture.host(), FIREWALL)?;
-    let failed = fails(&fixture, "packet_filter_in", "a packet filter drops the request (chain ip6 firewall in at input)")?;
+    let failed = fails(
+        &fixture,
+        "packet_filter_in",
+        "a packet filter drops the request (chain ip6 firewall in at input)",
+    )?;
     ensure!(failed["reason"] == "NETFILTER_DROP", "{failed:#}");
     fixture.host().sh("nft delete table ip6 firewall")?;
     answers(&fixture)?;
@@ -282,11 +343,17 @@ fn packet_filters_are_named() -> Result<()> {
         fixture.host(),
         "table inet other { chain out { type filter hook output priority 0; icmpv6 type echo-reply drop; }; }",
     )?;
-    let failed = fails(&fixture, "packet_filter_out", "a packet filter drops the answer (chain inet other out at output)")?;
+    let failed = fails(
+        &fixture,
+        "packet_filter_out",
+        "a packet filter drops the answer (chain inet other out at output)",
+    )?;
     ensure!(failed["reason"] == "NETFILTER_DROP", "{failed:#}");
     let printed = fixture.program.run(&["check", NAME])?;
     ensure!(printed.code == 3, "{printed:#?}");
-    let is_it = |line: &str| line.starts_with("FAIL  sixxs0          inside   ") && line.contains("NETFILTER_DROP");
+    let is_it = |line: &str| {
+        line.starts_with("FAIL  sixxs0          inside   ") && line.contains("NETFILTER_DROP")
+    };
     ensure!(printed.stdout.lines().any(is_it), "{printed:#?}");
     fixture.host().sh("nft delete table inet other")?;
     answers(&fixture)?;
@@ -340,9 +407,24 @@ fn foreign_programs_are_named() -> Result<()> {
     let (fixture, _daemon) = started(Flavour::Tun, Hook::Tcx, "")?;
     let program = bpf::load_dropping()?;
     for (ingress, order, reason, words) in [
-        (true, Order::First, "TC_INGRESS", "at the ingress of sixxs0 drops the request"),
-        (true, Order::Last, "TC_INGRESS", "at the ingress of sixxs0 drops the request"),
-        (false, Order::First, "TC_EGRESS", "at an egress drops the answer"),
+        (
+            true,
+            Order::First,
+            "TC_INGRESS",
+            "at the ingress of sixxs0 drops the request",
+        ),
+        (
+            true,
+            Order::Last,
+            "TC_INGRESS",
+            "at the ingress of sixxs0 drops the request",
+        ),
+        (
+            false,
+            Order::First,
+            "TC_EGRESS",
+            "at an egress drops the answer",
+        ),
     ] {
         answers(&fixture)?;
         let link = bpf::attach(fixture.host(), &program, NAME, ingress, order)?;
@@ -354,7 +436,11 @@ fn foreign_programs_are_named() -> Result<()> {
     }
     answers(&fixture)?;
     let link = bpf::attach_dropping_generic_xdp(fixture.host(), NAME)?;
-    fails(&fixture, "foreign_xdp", "an XDP program of other software on sixxs0")?;
+    fails(
+        &fixture,
+        "foreign_xdp",
+        "an XDP program of other software on sixxs0",
+    )?;
     drop(link);
     answers(&fixture)?;
     Ok(())
@@ -363,12 +449,17 @@ fn foreign_programs_are_named() -> Result<()> {
 #[test]
 fn a_foreign_filter_is_named() -> Result<()> {
     let (fixture, _daemon) = started(Flavour::Tun, Hook::Clsact, "")?;
+    let pin = fixture.lab.paths().pins().join("foreign");
+    bpf::pin(&pin, &bpf::load_dropping()?)?;
     let filter = format!("dev {NAME} ingress pref 200");
     let failed = breaks(
         &fixture,
-        &format!("tc filter add {filter} matchall action drop"),
+        &format!(
+            "tc filter add {filter} bpf direct-action object-pinned {}",
+            pin.display()
+        ),
         "foreign_program",
-        "(matchall 200 by clsact) at the ingress of sixxs0",
+        "(bpf 200 by clsact) at the ingress of sixxs0",
         &format!("tc filter del {filter}"),
     )?;
     ensure!(failed["reason"] == "TC_INGRESS", "{failed:#}");
@@ -398,7 +489,9 @@ fn port(fixture: &Fixture, protocol: &str, number: u16) -> Result<Value> {
     let checks = report["checks"].as_array().context("checks")?;
     let mut inside = checks.iter().map(|check| &check["inside"]);
     let found = inside.find(|inside| inside["protocol"] == protocol);
-    found.cloned().with_context(|| format!("no test: {report:#}"))
+    found
+        .cloned()
+        .with_context(|| format!("no test: {report:#}"))
 }
 
 variants!(ports_are_tested: tun_ports(Tun, Auto), veth_ports(Veth, Auto), tun_clsact_ports(Tun, Clsact));
@@ -411,16 +504,44 @@ fn ports_are_tested(flavour: Flavour, hook: Hook) -> Result<()> {
     let reached = || -> Result<u64> { first.broker_counters()?.get("from_host") };
     let before = (fixture.program.status()?.tunnel(NAME).packets, reached()?);
     for (protocol, number, pass, words) in [
-        ("tcp", TCP_PORT, true, "accepts TCP port 7007 from 3fff:fff::1: leaves by sixxs0"),
-        ("tcp", CLOSED, false, "refuses TCP port 4443 from 3fff:fff::1: leaves by sixxs0"),
-        ("udp", UDP_PORT, true, "answers at UDP port 7 from 3fff:fff::1: leaves by sixxs0"),
-        ("udp", CLOSED, false, "refuses UDP port 4443 from 3fff:fff::1: leaves by sixxs0"),
-        ("udp", DISCARD_PORT, true, "takes UDP port 9 from 3fff:fff::1, and sends no answer"),
+        (
+            "tcp",
+            TCP_PORT,
+            true,
+            "accepts TCP port 7007 from 3fff:fff::1: leaves by sixxs0",
+        ),
+        (
+            "tcp",
+            CLOSED,
+            false,
+            "refuses TCP port 4443 from 3fff:fff::1: leaves by sixxs0",
+        ),
+        (
+            "udp",
+            UDP_PORT,
+            true,
+            "answers at UDP port 7 from 3fff:fff::1: leaves by sixxs0",
+        ),
+        (
+            "udp",
+            CLOSED,
+            false,
+            "refuses UDP port 4443 from 3fff:fff::1: leaves by sixxs0",
+        ),
+        (
+            "udp",
+            DISCARD_PORT,
+            true,
+            "takes UDP port 9 from 3fff:fff::1, and sends no answer",
+        ),
     ] {
         for _ in 0..5 {
             let tested = port(&fixture, protocol, number)?;
             let sentence = tested["sentence"].as_str().unwrap_or_default();
-            ensure!(tested["pass"] == pass && sentence.contains(words), "{tested:#}");
+            ensure!(
+                tested["pass"] == pass && sentence.contains(words),
+                "{tested:#}"
+            );
             ensure!(tested["port"] == number, "{tested:#}");
         }
     }
@@ -429,7 +550,11 @@ fn ports_are_tested(flavour: Flavour, hook: Hook) -> Result<()> {
     ensure!(half_open.is_empty(), "{half_open}");
     let after = (fixture.program.status()?.tunnel(NAME).packets, reached()?);
     // Some flavours have packets of their own, such as listener reports.
-    let more = (after.0.into - before.0.into, after.0.out - before.0.out, after.1 - before.1);
+    let more = (
+        after.0.into - before.0.into,
+        after.0.out - before.0.out,
+        after.1 - before.1,
+    );
     ensure!(more.0 < 25 && more.1 < 25 && more.2 < 25, "{more:?}");
     // Real connections work as before.
     fixture.ensure_outside_answered(first)?;
@@ -444,13 +569,21 @@ fn a_filter_for_a_port_is_named() -> Result<()> {
     let rules = format!("tcp dport {TCP_PORT} drop; udp dport {UDP_PORT} drop;");
     nft::load(
         fixture.host(),
-        &format!("table inet ports {{ chain in {{ type filter hook input priority 0; {rules} }}; }}"),
+        &format!(
+            "table inet ports {{ chain in {{ type filter hook input priority 0; {rules} }}; }}"
+        ),
     )?;
     for (protocol, number) in [("tcp", TCP_PORT), ("udp", UDP_PORT)] {
         let tested = port(&fixture, protocol, number)?;
-        ensure!(tested["pass"] == false && tested["cause"] == "packet_filter", "{tested:#}");
+        ensure!(
+            tested["pass"] == false && tested["cause"] == "packet_filter",
+            "{tested:#}"
+        );
         let sentence = tested["sentence"].as_str().unwrap_or_default();
-        ensure!(sentence.contains("chain inet ports in at input"), "{tested:#}");
+        ensure!(
+            sentence.contains("chain inet ports in at input"),
+            "{tested:#}"
+        );
     }
     answers(&fixture)?;
     Ok(())
@@ -468,7 +601,10 @@ fn checks_at_the_same_time_pass() -> Result<()> {
         for check in checks {
             let printed = check.join().expect("a check does not panic")?;
             ensure!(printed.code == 0, "{printed:#?}");
-            ensure!(printed.stdout.matches(" inside ").count() == 2, "{printed:#?}");
+            ensure!(
+                printed.stdout.matches(" inside ").count() == 2,
+                "{printed:#?}"
+            );
         }
         Ok(())
     })
@@ -487,7 +623,10 @@ fn others_do_not_test() -> Result<()> {
     member.arg(&copy).args(["check", NAME]);
     fixture.program.apply_environment(&mut member);
     let printed = sixxs_tests::program::finish(&mut member)?;
-    ensure!(printed.stdout.contains("inside   not tried: only root"), "{printed:#?}");
+    ensure!(
+        printed.stdout.contains("inside   not tried: only root"),
+        "{printed:#?}"
+    );
     Ok(())
 }
 

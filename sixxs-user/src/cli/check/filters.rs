@@ -31,12 +31,18 @@ pub(super) async fn places(device: &str, hooks: &[&str]) -> Vec<String> {
 }
 
 fn places_in(listed: &Value, device: &str, hooks: &[&str]) -> Vec<String> {
-    let objects: Vec<_> = listed["nftables"].as_array().into_iter().flatten().collect();
+    let objects: Vec<_> = listed["nftables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
     let rules: Vec<_> = objects.iter().map(|object| &object["rule"]).collect();
     let chains = objects.iter().map(|object| &object["chain"]);
     let chains = chains.filter(|chain| {
         let hook = chain["hook"].as_str();
-        let is_ipv6 = ["inet", "ip6", "netdev"].map(Value::from).contains(&chain["family"]);
+        let is_ipv6 = ["inet", "ip6", "netdev"]
+            .map(Value::from)
+            .contains(&chain["family"]);
         is_ipv6 && hook.is_some_and(|hook| hooks.is_empty() || hooks.contains(&hook))
     });
     let mut places: Vec<_> = chains
@@ -69,7 +75,9 @@ fn may_drop(rules: &[&Value], chain: &Value) -> bool {
 /// Whether the statements of a rule have one of these verdicts, also in a verdict map.
 fn has(rule: &Value, verdicts: &[&str]) -> bool {
     let text = rule["expr"].to_string();
-    verdicts.iter().any(|verdict| text.contains(&format!("\"{verdict}\":")))
+    verdicts
+        .iter()
+        .any(|verdict| text.contains(&format!("\"{verdict}\":")))
 }
 
 #[cfg(test)]
@@ -107,7 +115,10 @@ mod tests {
             "left": {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, "right": false}}, {"drop": null}]}}]}"#;
         let listed = serde_json::from_str(text).unwrap();
         let found = places_in(&listed, "sixxs0", IN);
-        let expected = ["chain ip6 r pre at prerouting", "reverse-path filter ip6 r pre, handle 2"];
+        let expected = [
+            "chain ip6 r pre at prerouting",
+            "reverse-path filter ip6 r pre, handle 2",
+        ];
         assert_eq!(found, expected);
     }
 

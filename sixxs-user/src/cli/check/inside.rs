@@ -92,7 +92,10 @@ mod tests {
             .iter()
             .map(|check| (check.pass, check.detail.as_str(), check.inside.is_some()))
             .collect();
-        let expected = [(true, "a sentence", true), (false, "a sentence; a cure", true)];
+        let expected = [
+            (true, "a sentence", true),
+            (false, "a sentence; a cure", true),
+        ];
         assert_eq!(found, expected);
         assert!(checks("sixxs0", State::Down, &tests).is_empty());
         assert!(checks("sixxs2", State::Up, &tests).is_empty());
