@@ -1,4 +1,4 @@
-//! The inside test: user space puts an echo request, a TCP SYN or a UDP datagram into a tunnel's way in, and the programs
+//! The inside test: user space puts an echo request, a TCP SYN or a UDP datagram into a tunnel's ingress, and the programs
 //! record what becomes of it.
 //!
 //! User space writes a test into a slot of a map, and puts the packet in. `sixxs_ingress` recognises it where it arrives,

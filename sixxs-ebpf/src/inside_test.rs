@@ -23,7 +23,7 @@ fn is_testing() -> bool {
     unsafe { (&raw const SIXXS_TESTING).read_volatile() != 0 }
 }
 
-/// Puts a copy of the frame into the way in of the interface whose index is the first word of the control buffer. Returns
+/// Puts a copy of the frame into the ingress of the interface whose index is the first word of the control buffer. Returns
 /// 0 if the kernel has taken it.
 #[inline(always)]
 pub(crate) fn inject(context: &TcContext) -> i32 {

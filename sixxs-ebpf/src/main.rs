@@ -10,7 +10,7 @@
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
 //! * `sixxs_xdp` is attached to uplinks where that is possible. It drops forged outer packets, and answers pings.
-//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's way in.
+//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's ingress.
 //!
 //! All but the last two return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
@@ -255,7 +255,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     NEXT
 }
 
-/// Puts a copy of the frame into the way in of the interface whose index user space has written into the context.
+/// Puts a copy of the frame into the ingress of the interface whose index user space has written into the context.
 /// Returns 0 if the kernel has taken it.
 #[classifier]
 fn sixxs_inject(context: TcContext) -> i32 {

@@ -1,6 +1,6 @@
 //! The inside test: would a ping from outside be answered, or a connection accepted, and if not, what drops it.
 //!
-//! A packet is put into the way in of a tunnel, as if the broker had delivered it. The programs record the reply
+//! A packet is put into the ingress of a tunnel, as if the broker had delivered it. The programs record the reply
 //! where it is about to leave, and drop it there.
 //!
 //! * [`request`] – the packets
@@ -106,6 +106,8 @@ pub struct Subject {
 pub struct Judgement {
     /// Whether somebody outside would get the reply, and it is none of refusal.
     pub pass: bool,
+    /// Whether it is a refusal: RST, or an ICMPv6 error.
+    pub refused: bool,
     /// Whether a program redirects it into the tunnel.
     pub redirected: bool,
     /// The sentence.
@@ -117,6 +119,53 @@ pub struct Judgement {
 /// Judges a reply.
 #[must_use]
 pub fn judge(subject: &Subject, reply: &Reply) -> Judgement {
+    let (accepts, does) = answer(subject.probe, reply.answer);
+    let what = if accepts { "" } else { "the refusal " };
+    let path = path(subject, reply, what);
+    let refusal = (!accepts).then(|| refusal_cure(subject.probe));
+    Judgement {
+        pass: path.reaches_outside && accepts,
+        refused: !accepts,
+        redirected: path.redirected,
+        sentence: format!(
+            "{} {does} from {}{}",
+            subject.address, subject.source, path.words
+        ),
+        cure: path.cure.or(refusal),
+    }
+}
+
+/// The path of a reply.
+struct ReplyPath {
+    reaches_outside: bool,
+    redirected: bool,
+    /// The end of the sentence.
+    words: String,
+    cure: Option<String>,
+}
+
+impl ReplyPath {
+    const fn outside(words: String) -> Self {
+        Self {
+            reaches_outside: true,
+            redirected: false,
+            words,
+            cure: None,
+        }
+    }
+
+    const fn lost(words: String, cure: String) -> Self {
+        Self {
+            reaches_outside: false,
+            redirected: false,
+            words,
+            cure: Some(cure),
+        }
+    }
+}
+
+/// The path of a reply, which `what` names.
+fn path(subject: &Subject, reply: &Reply, what: &str) -> ReplyPath {
     let Subject {
         tunnel,
         address,
@@ -124,86 +173,57 @@ pub fn judge(subject: &Subject, reply: &Reply) -> Judgement {
         ..
     } = subject;
     let Reply { interface, way, .. } = reply;
-    let (accepts, does) = answer(subject, reply.answer);
-    let answers = format!("{address} {does} from {source}");
     let after = format!("after {} ms", milliseconds(reply.took));
     let by = match reply.by_programs {
         true => "; the programs answer",
         false => "",
     };
-    let cure = || Some(format!("sixxs explain {address} {source} shows why"));
-    let (pass, redirected, sentence, cure) = match way {
-        Way::Own => (
-            true,
-            false,
-            format!("{answers}: leaves by {interface} {after}{by}"),
-            None,
-        ),
-        Way::Exempt => (
-            true,
-            false,
-            format!("{answers}: leaves by {interface} {after}, which may send it{by}"),
-            None,
-        ),
+    let why = format!("sixxs explain {address} {source} shows why");
+    match way {
+        Way::Own => ReplyPath::outside(format!(": {what}leaves by {interface} {after}{by}")),
+        Way::Exempt => ReplyPath::outside(format!(
+            ": {what}leaves by {interface} {after}, which may send it{by}"
+        )),
         Way::Leak => {
-            let (pass, does) = treatment(subject);
-            let about =
-                format!("{answers}, and the answer is about to leave by {interface} {after}");
-            (
-                pass,
-                pass,
-                format!("{about}: the program there {does}"),
-                cure(),
-            )
+            let (redirected, does) = treatment(subject);
+            ReplyPath {
+                reaches_outside: redirected,
+                redirected,
+                words: format!(
+                    ", and the answer is about to leave by {interface} {after}: the program there {does}"
+                ),
+                cure: Some(why),
+            }
         }
-        Way::Loop => (
-            false,
-            false,
-            format!(
-                "{answers}, and a tunnel would bring the answer back: {source} is behind this host"
-            ),
-            Some(format!(
-                "set check_source of {tunnel} to an address outside"
-            )),
+        Way::Loop => ReplyPath::lost(
+            format!(", and a tunnel would bring the answer back: {source} is behind this host"),
+            format!("set check_source of {tunnel} to an address outside"),
         ),
-        Way::Unknown => (
-            false,
-            false,
+        Way::Unknown => ReplyPath::lost(
             format!(
-                "{answers}, and the answer leaves by {interface}, where the programs do not know {address}"
+                ", and the answer leaves by {interface}, where the programs do not know {address}"
             ),
-            cure(),
+            why,
         ),
-    };
-    Judgement {
-        pass: pass && accepts,
-        redirected,
-        sentence,
-        cure: cure.or_else(|| refusal_cure(subject.probe).filter(|_| !accepts)),
     }
 }
 
 /// Whether an answer is none of refusal, and what the address does.
-fn answer(subject: &Subject, answer: Answer) -> (bool, String) {
-    let probe = subject.probe;
+fn answer(probe: Probe, answer: Answer) -> (bool, String) {
     match (probe, answer) {
-        (Probe::Ping, _) => (true, format!("answers {probe}")),
+        (Probe::Ping, Answer::EchoReply) => (true, format!("answers {probe}")),
         (Probe::Tcp(_), Answer::SynAck) => (true, format!("accepts {probe}")),
         (Probe::Udp(_), Answer::Datagram) => (true, format!("answers at {probe}")),
-        (Probe::Tcp(_) | Probe::Udp(_), _) => (false, format!("refuses {probe}")),
+        _ => (false, format!("refuses {probe}")),
     }
 }
 
-/// What shows why a port refuses.
-fn refusal_cure(probe: Probe) -> Option<String> {
+/// What shows why it is refused.
+fn refusal_cure(probe: Probe) -> String {
     match probe {
-        Probe::Ping => None,
-        Probe::Tcp(port) => Some(format!(
-            "ss -6tlnp 'sport = :{port}' shows what listens there"
-        )),
-        Probe::Udp(port) => Some(format!(
-            "ss -6ulnp 'sport = :{port}' shows what listens there"
-        )),
+        Probe::Ping => "nft list ruleset shows which rule rejects it".to_owned(),
+        Probe::Tcp(port) => format!("ss -6tlnp 'sport = :{port}' shows what listens there"),
+        Probe::Udp(port) => format!("ss -6ulnp 'sport = :{port}' shows what listens there"),
     }
 }
 
@@ -366,7 +386,13 @@ mod tests {
                 true,
                 "answers at UDP port 53",
             ),
-            (Probe::Udp(53), Answer::Error, false, "refuses UDP port 53"),
+            (
+                Probe::Udp(53),
+                Answer::Error,
+                false,
+                "refuses UDP port 53 from 3fff:fff::1: the refusal leaves by sixxs0",
+            ),
+            (Probe::Ping, Answer::Error, false, "refuses a ping"),
         ] {
             let subject = Subject {
                 probe,
@@ -378,8 +404,8 @@ mod tests {
             };
             let judged = judge(&subject, &reply);
             assert_eq!(
-                (judged.pass, judged.cure.is_none()),
-                (pass, pass),
+                (judged.pass, judged.cure.is_none(), judged.refused),
+                (pass, pass, !pass),
                 "{judged:?}"
             );
             assert!(judged.sentence.contains(words), "{judged:?}");

@@ -1,4 +1,4 @@
-//! Inside tests: puts their packets into a tunnel's way in, and reads what the programs record.
+//! Inside tests: puts their packets into a tunnel's ingress, and reads what the programs record.
 
 use std::{
     net::Ipv6Addr,
@@ -130,10 +130,10 @@ impl InsideTester {
     fn put_in(&self, request: &TestRequest, message: Message) -> anyhow::Result<()> {
         let frame = frame(request.source, request.address, message, request.mac);
         let result = test_run::run_with_word(self.inject.as_fd(), &frame, request.index.0);
-        let verdict = result.context("put a packet into the tunnel's way in")?;
+        let verdict = result.context("put a packet into the tunnel's ingress")?;
         ensure!(
             verdict == 0,
-            "the kernel does not take a packet at the tunnel's way in ({verdict})"
+            "the kernel does not take a packet at the tunnel's ingress ({verdict})"
         );
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! | `GET /v1/metrics` | read only, in OpenMetrics' text format |
 //! | `GET /v1/alerts[?follow=true]` | read only, one JSON object per line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
-//! | `POST /v1/check/inside` with [`InsideRequest`] | puts packets into tunnels' ways in, and changes nothing |
+//! | `POST /v1/check/inside` with [`InsideRequest`] | puts packets into the tunnels' ingress, and changes nothing |
 //! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
 //! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
 //! | `POST /v1/reload/check` with [`CheckReload`] | shows what a reload would change |

@@ -1,8 +1,9 @@
-//! Inside tests on request of `sixxs check`: puts echo requests into the tunnels' ways in, and finds out why one is not
-//! answered.
+//! Inside tests on request of `sixxs check`: puts packets into the tunnels' ingress, and finds out why one is not answered.
 //!
 //! Knows the configuration, the interfaces and the programs' tester, and no other part of the daemon. Neither the loop nor
-//! its state waits for a test: it runs in a thread of its own, and the facts about a failure are gathered by a task.
+//! its state waits for a test: it runs in a thread of its own, and a task gathers the facts about a failure (`facts`).
+
+mod facts;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use sixxs_core::{
     config::{Config, Tunnel},
     inside_test::{
         DEFAULT_SOURCE, Probe, Reply, Subject,
-        cause::{Cause, Facts, cause, limits_replies},
+        cause::{Cause, cause},
         drops::{self, Trace},
         judge,
         request::{FRAME_BYTES, Message, Number, PACKET_BYTES, Ports},
@@ -33,10 +34,10 @@ use tokio::task::spawn_blocking;
 
 use super::readings::monotonic_ns;
 use crate::{
-    bpf::{InsideTester, TestRequest, Testers, seen_at},
+    bpf::{InsideTester, TestRequest, Testers},
     control::{Answer, api},
     host::drop_trace::DropTrace,
-    netlink::{Netlink, RouteQuery, RouteResult, route_error, tc::Direction},
+    netlink::Netlink,
 };
 
 /// Number of tests that wait for a reply at a time, less than a quarter of the programs' slots: several checks may run at
@@ -421,6 +422,7 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
     let judged = judge(&test.subject, &reply);
     api::InsideTest {
         pass: judged.pass,
+        cause: judged.refused.then(|| "refused".to_owned()),
         redirected: judged.redirected,
         by_programs: reply.by_programs,
         interface: Some(reply.interface),
@@ -432,7 +434,7 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
 }
 
 async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::InsideTest {
-    let facts = facts(test, lost, netlink).await;
+    let facts = facts::facts(test, lost, netlink).await;
     let Subject {
         address,
         source,
@@ -467,71 +469,6 @@ async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::Insi
         sentence,
         ..result(test)
     }
-}
-
-/// Facts about the host after a test without reply.
-async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
-    let Subject {
-        address,
-        source,
-        probe,
-        ..
-    } = test.subject;
-    let is_ping = |_: &bool| probe == Probe::Ping;
-    let to_us = RouteQuery {
-        destination: Some(address),
-        ..RouteQuery::default()
-    };
-    let reply = RouteQuery {
-        source: Some(address),
-        destination: Some(source),
-        ..RouteQuery::default()
-    };
-    let to_us = netlink.query_route(to_us).await;
-    let no_route = match netlink.query_route(reply).await {
-        Ok(RouteResult::Refused(error)) => Some(route_error(&error)),
-        Ok(RouteResult::By(_)) | Err(_) => None,
-    };
-    let is_set = |path: &str| Some(setting(path)? != "0");
-    let interval = setting("icmp/ratelimit").and_then(|text| text.parse().ok());
-    let mask = setting("icmp/ratemask");
-    Facts {
-        has_address: matches!(to_us, Ok(RouteResult::By(found)) if found.is_local),
-        arrived: lost.arrived,
-        reached_icmp: lost.reached_icmp,
-        is_disabled: is_set(&format!("conf/{}/disable_ipv6", test.device)),
-        ignores_echo: is_set("icmp/echo_ignore_all").filter(is_ping),
-        limits_replies: interval
-            .zip(mask)
-            .map(|(interval, mask)| limits_replies(interval, &mask))
-            .filter(is_ping),
-        no_route,
-        programs_in: others_at(netlink, test, Direction::Ingress).await,
-        programs_out: others_at(netlink, test, Direction::Egress).await,
-    }
-}
-
-/// A setting below /proc/sys/net/ipv6.
-fn setting(path: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/{path}")).ok()?;
-    Some(text.trim().to_owned())
-}
-
-/// The programs and filters of other software at the tunnel's interface.
-async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
-    let seen = seen_at(netlink, &test.device, test.index, direction).await;
-    let others = seen
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|seen| !seen.is_ours);
-    let shown = others.map(|seen| {
-        let name = match seen.name.as_str() {
-            "" => "program",
-            name => name,
-        };
-        format!("{name} {} by {}", seen.number, seen.hook.name())
-    });
-    shown.collect()
 }
 
 #[cfg(test)]
