@@ -14,7 +14,7 @@ use super::{
     enforcer::{Enforcer, Parts},
     event::{Receivers, Signals, Sources},
     inside_monitor::{self, InsideMonitor, Tested},
-    inside_test::Numbers,
+    inside_test::Shared,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
@@ -98,7 +98,7 @@ pub(super) async fn start(
         context,
         stopped_sender: senders.stopped,
         trial: Trial::default(),
-        numbers: Numbers::default(),
+        inside: Shared::default(),
     };
     let pruning = tokio::spawn(prune(connects));
     let inside = InsideMonitor::new(senders.tested);
