@@ -24,7 +24,7 @@ const KEYS: &[&str] = &[
     "return_seconds",
 ];
 
-/// A link carries again when it has been good for this long, unless the configuration says otherwise.
+/// A link carries again when it has been good for this long, unless the configuration sets another time.
 const RETURN_AFTER: Duration = Duration::from_secs(60);
 
 impl Group {

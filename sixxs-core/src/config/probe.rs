@@ -8,7 +8,7 @@ use crate::diagnostics::Diagnostics;
 /// The keys of the section.
 const KEYS: &[&str] = &["interval_ms", "window_seconds", "loss_percent", "reply_ms"];
 
-/// Fewer probes in a window say little.
+/// Fewer probes in a window prove little.
 const FEWEST: u32 = 4;
 
 impl Tunnel {

@@ -305,7 +305,7 @@ impl Enforcer {
         problems
     }
 
-    /// Deprecates the addresses of links that fail, and restores those of others. Returns problems.
+    /// Deprecates the addresses of links that fail, and restores the addresses of links that work. Returns problems.
     async fn deprecate(&mut self) -> Vec<String> {
         let (netlink, links) = self.reconciler.netlink_and_links();
         let intended = Intended {

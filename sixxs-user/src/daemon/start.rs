@@ -52,12 +52,8 @@ pub(super) async fn start(
     raise_descriptor_limit();
     drop_trace::remove_leftovers();
     let signals = Signals::handle()?;
-    // Subscribed before the first scan, so that no change is lost in between.
-    let watcher = Arc::new(Watcher::subscribe()?);
-    let netlink = Netlink::open()?;
     let names = native_names(&config);
-    // Interfaces that an earlier run made, of tunnels that are not configured any more.
-    netlink.remove_marked(&names).await?;
+    let (watcher, netlink) = open_netlink(&names).await?;
 
     let (notifier, clock) = (ChangeNotifier::default(), Clock::default());
     let ledger_clock = Arc::new(clock.clone());
@@ -102,8 +98,19 @@ pub(super) async fn start(
     };
     let pruning = tokio::spawn(prune(connects));
     let inside = InsideMonitor::new(senders.tested);
-    let daemon = Daemon::new(operations, inside, options.on_demand, pruning)?;
-    Ok((daemon, sources))
+    Ok((
+        Daemon::new(operations, inside, options.on_demand, pruning)?,
+        sources,
+    ))
+}
+
+/// Subscribes to changes before the first scan, so that no change is lost in between. Removes interfaces that an
+/// earlier run made, of tunnels that are not configured any more.
+async fn open_netlink(names: &BTreeSet<IfName>) -> anyhow::Result<(Arc<Watcher>, Netlink)> {
+    let watcher = Arc::new(Watcher::subscribe()?);
+    let netlink = Netlink::open()?;
+    netlink.remove_marked(names).await?;
+    Ok((watcher, netlink))
 }
 
 fn native_names(config: &Config) -> BTreeSet<IfName> {

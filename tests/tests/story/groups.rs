@@ -113,7 +113,7 @@ fn wait_for_switch(fixture: &Fixture, count: usize) -> Result<Value> {
     switches.last().cloned().context("a switch")
 }
 
-/// From now on, nothing gets through this link, and nobody says so.
+/// From now on, nothing gets through this link, without an error.
 fn kill(tunnel: &Tunnel) -> Result<()> {
     nft::load(tunnel.pop(), DEAD)
 }
