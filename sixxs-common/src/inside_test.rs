@@ -1,12 +1,20 @@
-//! The inside test: user space puts an echo request into a tunnel's way in, and the programs record what becomes of it.
+//! The inside test: user space puts an echo request, a TCP SYN or a UDP datagram into a tunnel's ingress, and the programs
+//! record what becomes of it.
 //!
-//! User space writes a test into a slot of a map, and puts the request in. `sixxs_ingress` recognises it where it arrives,
+//! User space writes a test into a slot of a map, and puts the packet in. `sixxs_ingress` recognises it where it arrives,
 //! `sixxs_egress` its reply, at whichever interface that is about to leave, and drops it there. Neither counts anything.
-//! The last digits of the sequence number select the slot, so that a message of another program costs one comparison.
+//! The last digits of the sequence number, or of the remote port, select the slot. Without a test, a switch in the programs'
+//! memory is off, and packets pay for that alone.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::decide::Verdict;
+use crate::{
+    address::Address,
+    decide::Verdict,
+    packet::{
+        ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_HEADER_BYTES, Ipv6, Packet, TCP, UDP, ipv6_at,
+    },
+};
 
 /// Number of tests at a time; a power of two.
 pub const ENTRIES: u32 = 256;
@@ -30,8 +38,8 @@ pub struct InsideTest {
     pub from_ifindex: u32,
     /// [`Way`].
     pub way: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// [`Answer`] of the reply.
+    pub answer: u32,
 }
 
 const _: () = assert!(size_of::<InsideTest>() == 48);
@@ -48,7 +56,7 @@ impl InsideTest {
             ifindex: 0,
             from_ifindex: 0,
             way: 0,
-            reserved: 0,
+            answer: 0,
         }
     }
 
@@ -61,17 +69,149 @@ impl InsideTest {
 
     /// Records a reply. Only the first one counts.
     #[inline(always)]
-    pub const fn reply(&mut self, now_ns: u64, ifindex: u32, from_ifindex: u32, way: u32) {
+    pub const fn reply(
+        &mut self,
+        now_ns: u64,
+        (ifindex, from_ifindex): (u32, u32),
+        way: u32,
+        answer: Answer,
+    ) {
         if self.left_ns == 0 {
             self.ifindex = ifindex;
             self.from_ifindex = from_ifindex;
             self.way = way;
+            self.answer = answer.raw();
             self.left_ns = now_ns;
         }
     }
 }
 
-/// Index of the slot for a message with this identifier and sequence number, as they are in the packet.
+/// What a reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Answer {
+    /// An echo reply.
+    EchoReply = 1,
+    /// TCP: the connection is accepted.
+    SynAck = 2,
+    /// TCP: the connection is refused.
+    Reset = 3,
+    /// A UDP datagram.
+    Datagram = 4,
+    /// An ICMPv6 error.
+    Error = 5,
+}
+
+impl Answer {
+    /// The value of [`InsideTest::answer`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self as u32
+    }
+}
+
+/// The number is not an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoAnswer;
+
+impl TryFrom<u32> for Answer {
+    type Error = NoAnswer;
+
+    fn try_from(raw: u32) -> Result<Self, NoAnswer> {
+        match raw {
+            1 => Ok(Self::EchoReply),
+            2 => Ok(Self::SynAck),
+            3 => Ok(Self::Reset),
+            4 => Ok(Self::Datagram),
+            5 => Ok(Self::Error),
+            _ => Err(NoAnswer),
+        }
+    }
+}
+
+/// The ends of a packet that may belong to a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The address of this host.
+    pub local: Address,
+    /// The other address.
+    pub remote: Address,
+    /// Identifier and sequence number, as they are in the packet; or the local and then the remote port.
+    pub number: u32,
+}
+
+impl Ends {
+    /// The tag of the test.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tag(&self) -> u64 {
+        crate::echo::tag(self.local, self.remote, self.number)
+    }
+}
+
+/// The ends of a packet that arrives, if it may be a test's.
+#[inline(always)]
+pub fn request<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Ends> {
+    let at = ipv6.offset + IPV6_HEADER_BYTES;
+    let number = match ipv6.next_header {
+        ICMPV6 => {
+            let [ECHO_REQUEST, _, _, _, number @ ..]: [u8; 8] = packet.peek(at)? else {
+                return None;
+            };
+            number
+        }
+        TCP | UDP => {
+            let [a, b, c, d]: [u8; 4] = packet.peek(at)?;
+            [c, d, a, b]
+        }
+        _ => return None,
+    };
+    Some(Ends {
+        local: ipv6.destination,
+        remote: ipv6.source,
+        number: u32::from_ne_bytes(number),
+    })
+}
+
+/// The ends of a packet that leaves, if it may be a reply to a test, and what it is.
+#[inline(always)]
+pub fn reply<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<(Ends, Answer)> {
+    /// Flags of TCP (RFC 9293 §3.1).
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    let at = ipv6.offset + IPV6_HEADER_BYTES;
+    let (number, answer): ([u8; 4], _) = match ipv6.next_header {
+        ICMPV6 => match packet.peek::<8>(at)? {
+            [ECHO_REPLY, _, _, _, number @ ..] => (number, Answer::EchoReply),
+            // RFC 4443 §3: errors are up to 127, and quote the packet.
+            [..=127, ..] => {
+                let quoted = ipv6_at(packet, at + 8)?;
+                return Some((request(packet, &quoted)?, Answer::Error));
+            }
+            _ => return None,
+        },
+        TCP => {
+            let [_, flags] = packet.peek(at + 12)?;
+            let answer = match flags & (SYN | RST) {
+                SYN => Answer::SynAck,
+                RST => Answer::Reset,
+                _ => return None,
+            };
+            (packet.peek(at)?, answer)
+        }
+        UDP => (packet.peek(at)?, Answer::Datagram),
+        _ => return None,
+    };
+    let ends = Ends {
+        local: ipv6.source,
+        remote: ipv6.destination,
+        number: u32::from_ne_bytes(number),
+    };
+    Some((ends, answer))
+}
+
+/// Index of the slot for a packet with this [`Ends::number`].
 #[inline(always)]
 #[must_use]
 pub const fn entry_index(number: u32) -> u32 {
@@ -140,6 +280,7 @@ impl TryFrom<u32> for Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet;
 
     #[test]
     fn a_test_has_its_own_message_until_it_ends() {
@@ -155,10 +296,65 @@ mod tests {
     #[test]
     fn the_first_reply_counts() {
         let mut test = InsideTest::new(7, 100);
-        test.reply(50, 3, 0, Way::Own.raw());
-        test.reply(60, 4, 5, Way::Leak.raw());
+        test.reply(50, (3, 0), Way::Own.raw(), Answer::SynAck);
+        test.reply(60, (4, 5), Way::Leak.raw(), Answer::Reset);
         assert_eq!((test.left_ns, test.ifindex, test.from_ifindex), (50, 3, 0));
         assert_eq!(Way::try_from(test.way), Ok(Way::Own));
+        assert_eq!(Answer::try_from(test.answer), Ok(Answer::SynAck));
+    }
+
+    #[test]
+    fn answers_are_read_back() {
+        use Answer::{Datagram, EchoReply, Error, Reset, SynAck};
+        for answer in [EchoReply, SynAck, Reset, Datagram, Error] {
+            assert_eq!(Answer::try_from(answer.raw()), Ok(answer));
+        }
+        assert_eq!(Answer::try_from(0), Err(NoAnswer));
+        assert_eq!(Answer::try_from(6), Err(NoAnswer));
+    }
+
+    /// A packet from `SOURCE` to `DESTINATION` of the packet tests, or back.
+    fn packet(next_header: u8, payload: &[u8], is_reply: bool) -> Vec<u8> {
+        let mut bytes = packet::tests::packet(next_header, payload);
+        if is_reply {
+            let (source, destination) = bytes[8..40].split_at_mut(16);
+            source.swap_with_slice(destination);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_reply_has_the_ends_of_its_request() {
+        let echo = |kind| [kind, 0, 9, 9, 1, 2, 3, 4];
+        let tcp = |ports: [u8; 4], flags| [&ports[..], &[0; 8], &[0x50, flags], &[0; 6]].concat();
+        let udp = |ports: [u8; 4]| [&ports[..], &[0, 8, 0, 0]].concat();
+        let (to, from) = ([0xc0, 7, 1, 0xbb], [1, 0xbb, 0xc0, 7]);
+        let quoting = |inner: &[u8]| [&[1, 4, 0, 0, 0, 0, 0, 0], inner].concat();
+        let quoted = quoting(&packet(UDP, &udp(to), false));
+        for (asked, answered, expected) in [
+            (
+                (ICMPV6, echo(ECHO_REQUEST).to_vec()),
+                (ICMPV6, echo(ECHO_REPLY).to_vec()),
+                Answer::EchoReply,
+            ),
+            ((TCP, tcp(to, 2)), (TCP, tcp(from, 0x12)), Answer::SynAck),
+            ((TCP, tcp(to, 2)), (TCP, tcp(from, 0x14)), Answer::Reset),
+            ((UDP, udp(to)), (UDP, udp(from)), Answer::Datagram),
+            ((UDP, udp(to)), (ICMPV6, quoted), Answer::Error),
+        ] {
+            let asked = packet(asked.0, &asked.1, false);
+            let ends = request(&*asked, &packet::ipv6(&*asked, 0).unwrap()).unwrap();
+            let answered = packet(answered.0, &answered.1, true);
+            let found = reply(&*answered, &packet::ipv6(&*answered, 0).unwrap());
+            assert_eq!(found, Some((ends, expected)), "{expected:?}");
+            let index = if expected == Answer::EchoReply { 4 } else { 7 };
+            assert_eq!(entry_index(ends.number), index);
+        }
+        // Neither a request nor a reply.
+        let data = packet(TCP, &tcp(from, 0x10), true);
+        assert_eq!(reply(&*data, &packet::ipv6(&*data, 0).unwrap()), None);
+        let short = packet(ICMPV6, &[ECHO_REQUEST, 0, 0, 0], false);
+        assert_eq!(request(&*short, &packet::ipv6(&*short, 0).unwrap()), None);
     }
 
     #[test]

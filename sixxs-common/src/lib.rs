@@ -22,6 +22,7 @@
 //! * [`six_in_four`] – the outer header of tunnels that the programs carry
 //! * [`stat`] – all counters, by name
 //! * [`layout`] – keys and values of the maps
+//! * [`source`] – the entry of a source prefix
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
@@ -39,6 +40,7 @@ pub mod packet;
 pub mod recursion;
 pub mod screening;
 pub mod six_in_four;
+pub mod source;
 pub mod source_filter;
 pub mod stat;
 pub mod too_big;

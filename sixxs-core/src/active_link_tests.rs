@@ -104,7 +104,7 @@ fn a_fault_that_a_repair_may_end_has_to_last() {
     assert_eq!(active.due(), Some(at(6)));
     assert_eq!(active.decide(&group, &links("ggg"), at(6)), None);
     assert_eq!(active.due(), None);
-    // A link that comes back begins anew.
+    // A link that comes back begins again.
     assert_eq!(active.decide(&group, &links("pgg"), at(7)), None);
     assert_eq!(active.due(), Some(at(8)));
 }

@@ -1,7 +1,7 @@
-//! Which addresses are deprecated because their link fails, and which lifetimes are put back afterwards.
+//! Which addresses are deprecated because their link fails, and which lifetimes are restored afterwards.
 //!
 //! While a link fails, its addresses have a preferred lifetime of zero (RFC 4862 §5.5.4). Then programs select another
-//! source address for new connections (RFC 6724 §5, rule 3); present connections continue.
+//! source address for new connections (RFC 6724 §5, rule 3); existing connections continue.
 //!
 //! Pure. A [`Record`] contains the addresses that sixxs has deprecated, with their former lifetimes. It outlives the
 //! process. Two times of the kernel identify what it describes: an address that was made at another time is another
@@ -154,7 +154,7 @@ pub enum Change {
     Deprecate,
     /// Deprecates it again: other software has set its lifetimes, for example by a router advertisement.
     DeprecateAgain,
-    /// Puts its former preferred lifetime back.
+    /// Restores its former preferred lifetime.
     Restore,
 }
 
@@ -197,7 +197,7 @@ pub struct Decision {
 
 /// Decides what changes. `listed` are all addresses of the host, `now` is a time since boot.
 ///
-/// A step is not recorded as done: the next decision sees its effect in the kernel. So it may fail, and the process may
+/// A step is not recorded as done: the next decision finds its effect in the kernel. So it may fail, and the process may
 /// end after any step.
 #[must_use]
 pub fn decide(

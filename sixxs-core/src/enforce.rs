@@ -141,7 +141,7 @@ pub enum SourceKind {
 }
 
 impl Source {
-    /// Its entry in the map. `slot` is that of the tunnel or group.
+    /// Its entry in the map. `slot` belongs to the tunnel or group.
     #[must_use]
     pub const fn entry(&self, slot: u32) -> layout::Source {
         let (bits, home) = (self.prefix.bits(), self.home_number());

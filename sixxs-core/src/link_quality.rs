@@ -135,7 +135,7 @@ impl ProbeWindow {
         self.quality != Quality::Good
     }
 
-    /// Losses count against the probes of a whole window, also while it fills: one lost probe of the first two says
+    /// Losses count against the probes of a whole window, also while it fills: one lost probe of the first two proves
     /// little.
     fn evaluate(&self, was_failing: bool) -> Quality {
         let Probe {
@@ -228,7 +228,7 @@ mod tests {
         // At 90 ms it stays failing; below 75 ms it recovers.
         let recovers = changes(&[(10, FAST), (10, SLOW), (20, MIDDLE), (10, FAST)]);
         assert_eq!(recovers, [14, 45]);
-        // Too few replies say nothing.
+        // Too few replies prove nothing.
         assert_eq!(changes(&[(2, SLOW)]), Vec::<u64>::new());
     }
 

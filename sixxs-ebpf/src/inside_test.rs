@@ -3,9 +3,8 @@
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
     decide::Verdict,
-    echo,
-    inside_test::{self, InsideTest, Way},
-    packet::{self, ECHO_REPLY, ECHO_REQUEST, IPV6_HEADER_BYTES, Packet as _},
+    inside_test::{self, Ends, InsideTest, Way},
+    packet,
 };
 
 use crate::{
@@ -13,7 +12,18 @@ use crate::{
     maps, redirect,
 };
 
-/// Puts a copy of the frame into the way in of the interface whose index is the first word of the control buffer. Returns
+/// 1 while user space carries out tests, else 0. The only writable static, so that it alone is the map `.bss`.
+#[unsafe(no_mangle)]
+static mut SIXXS_TESTING: u32 = 0;
+
+/// Whether there are tests now.
+#[inline(always)]
+fn is_testing() -> bool {
+    // SAFETY: the static belongs to this object. User space writes one aligned word.
+    unsafe { (&raw const SIXXS_TESTING).read_volatile() != 0 }
+}
+
+/// Puts a copy of the frame into the ingress of the interface whose index is the first word of the control buffer. Returns
 /// 0 if the kernel has taken it.
 #[inline(always)]
 pub(crate) fn inject(context: &TcContext) -> i32 {
@@ -23,15 +33,18 @@ pub(crate) fn inject(context: &TcContext) -> i32 {
     i32::try_from(redirect::copy_to_ingress(skb, ifindex)).unwrap_or(-1)
 }
 
-/// Whether an ICMPv6 message that arrived by a tunnel is the request of a test. The IPv6 header is at `offset`.
+/// Whether a packet that arrived by a tunnel is of a test. The IPv6 header is at `offset`.
 #[inline(always)]
 pub(crate) fn arrived(frame: &Frame, offset: u32) -> bool {
-    sixxs_test_arrived(frame.context().as_ptr().cast(), offset) != 0
+    is_testing() && sixxs_test_arrived(frame.context().as_ptr().cast(), offset) != 0
 }
 
-/// Whether an ICMPv6 message that is about to leave is the reply of a test. The IPv6 header is at `offset`.
+/// Whether a packet that is about to leave is the reply of a test. The IPv6 header is at `offset`.
 #[inline(always)]
 pub(crate) fn left(frame: &Frame, offset: u32, verdict: Verdict) -> bool {
+    if !is_testing() {
+        return false;
+    }
     let way = Way::of(verdict).raw();
     sixxs_test_left(frame.context().as_ptr().cast(), offset, way) != 0
 }
@@ -43,10 +56,19 @@ pub(crate) fn left(frame: &Frame, offset: u32, verdict: Verdict) -> bool {
 #[inline(never)]
 extern "C" fn sixxs_test_arrived(skb: *mut __sk_buff, offset: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
-    let Some(test) = test(frame, offset, ECHO_REQUEST) else {
+    let Some(ipv6) = packet::ipv6_again(frame, offset) else {
         return 0;
     };
-    test.arrived_ns = frame::precise_now_ns();
+    let Some(ends) = inside_test::request(frame, &ipv6) else {
+        return 0;
+    };
+    let Some(test) = test(&ends) else {
+        return 0;
+    };
+    // A later packet is the end of the connection.
+    if test.arrived_ns == 0 {
+        test.arrived_ns = frame::precise_now_ns();
+    }
     1
 }
 
@@ -55,31 +77,23 @@ extern "C" fn sixxs_test_arrived(skb: *mut __sk_buff, offset: u32) -> u32 {
 #[inline(never)]
 extern "C" fn sixxs_test_left(skb: *mut __sk_buff, offset: u32, way: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
-    let Some(test) = test(frame, offset, ECHO_REPLY) else {
+    let Some(ipv6) = packet::ipv6_again(frame, offset) else {
         return 0;
     };
-    let now_ns = frame::precise_now_ns();
-    test.reply(now_ns, frame.ifindex(), frame.ingress_ifindex(), way);
+    let Some((ends, answer)) = inside_test::reply(frame, &ipv6) else {
+        return 0;
+    };
+    let Some(test) = test(&ends) else {
+        return 0;
+    };
+    let interfaces = (frame.ifindex(), frame.ingress_ifindex());
+    test.reply(frame::precise_now_ns(), interfaces, way, answer);
     1
 }
 
-/// The test that an ICMPv6 message of this kind belongs to.
+/// The test that a packet belongs to.
 #[inline(always)]
-fn test(frame: &Frame, offset: u32, wanted: u8) -> Option<&'static mut InsideTest> {
-    let [kind, _, _, _, number @ ..]: [u8; 8] = frame.peek(offset + IPV6_HEADER_BYTES)?;
-    if kind != wanted {
-        return None;
-    }
-    let number = u32::from_ne_bytes(number);
-    let test = maps::inside_test(inside_test::entry_index(number))?;
-    if test.tag == 0 {
-        return None;
-    }
-    let ipv6 = packet::ipv6_again(frame, offset)?;
-    let (local, remote) = match wanted {
-        ECHO_REQUEST => (ipv6.destination, ipv6.source),
-        _ => (ipv6.source, ipv6.destination),
-    };
-    let tag = echo::tag(local, remote, number);
-    test.has(tag, frame::now_ns()).then_some(test)
+fn test(ends: &Ends) -> Option<&'static mut InsideTest> {
+    let test = maps::inside_test(inside_test::entry_index(ends.number))?;
+    test.has(ends.tag(), frame::now_ns()).then_some(test)
 }

@@ -10,7 +10,7 @@
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
 //! * `sixxs_xdp` is attached to uplinks where that is possible. It drops forged outer packets, and answers pings.
-//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's way in.
+//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's ingress.
 //!
 //! All but the last two return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
@@ -44,7 +44,7 @@ use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
     layout::{Interface, Role},
-    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, ICMPV6, Ipv6},
+    packet::{self, ETHERNET_HEADER_BYTES, Echo, EchoMessage, Ipv6},
     stat::Stat,
     treatment::Treatment,
 };
@@ -84,10 +84,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
     if let Ok(ipv6) = &ipv6
-        && ipv6.next_header == ICMPV6
         && inside_test::left(frame, ipv6.offset, verdict)
     {
         return SHOT;
@@ -220,7 +220,6 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     };
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     if let Ok(ipv6) = &ipv6
-        && ipv6.next_header == ICMPV6
         && inside_test::arrived(&frame, ipv6.offset)
     {
         // It is no packet from outside, so it is not counted.
@@ -257,7 +256,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     NEXT
 }
 
-/// Puts a copy of the frame into the way in of the interface whose index user space has written into the context.
+/// Puts a copy of the frame into the ingress of the interface whose index user space has written into the context.
 /// Returns 0 if the kernel has taken it.
 #[classifier]
 fn sixxs_inject(context: TcContext) -> i32 {
@@ -311,6 +310,7 @@ fn echo_arrived(
     let tables = maps::KernelTables {
         slot,
         generation: interface.generation,
+        ifindex: interface.ifindex,
     };
     let Some(to) = tables.source(ipv6.destination) else {
         return NEXT;

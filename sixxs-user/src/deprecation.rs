@@ -1,8 +1,8 @@
-//! Deprecates the addresses of links that fail, and puts their lifetimes back: carries out what [`sixxs_core::deprecation`]
+//! Deprecates the addresses of links that fail, and restores their lifetimes: carries out what [`sixxs_core::deprecation`]
 //! decides.
 //!
 //! The record of deprecated addresses is the file `RUN_DIR/deprecated`. It is written before an address is deprecated, so
-//! that the next daemon and `sixxs down` put the lifetimes back after a crash. A reboot removes the addresses, and so the
+//! that the next daemon and `sixxs down` restore the lifetimes after a crash. A reboot removes the addresses, and so the
 //! file need not survive one.
 
 use std::{
@@ -43,7 +43,7 @@ const fn key(step: &Step) -> Key {
     (step.address.index, step.address.address)
 }
 
-/// What was done.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// Changes of addresses.
@@ -75,7 +75,7 @@ impl Deprecations {
         &self.record
     }
 
-    /// Deprecates the addresses of failing links, and puts the lifetimes of all others back.
+    /// Deprecates the addresses of failing links, and restores the lifetimes of all others.
     pub(crate) async fn carry_out(
         &mut self,
         netlink: &Netlink,
@@ -119,13 +119,13 @@ impl Deprecations {
         outcome
     }
 
-    /// Puts the lifetimes of all addresses back.
+    /// Restores the lifetimes of all addresses.
     pub(crate) async fn undo(&mut self, netlink: &Netlink) -> Outcome {
         self.carry_out(netlink, &FailingSources::default()).await
     }
 
     /// Saves the record of a decision. Returns the steps to carry out: without those that were `refused` before, and without a
-    /// record on disk only those that put a lifetime back, since nobody would undo the others after a crash.
+    /// record on disk only those that restore a lifetime, since nobody would undo the others after a crash.
     fn adopt(
         &mut self,
         decision: Decision,
@@ -171,7 +171,7 @@ impl Deprecations {
     }
 }
 
-/// Puts the lifetimes of all addresses back that any run has deprecated, and removes the record.
+/// Restores the lifetimes of all addresses that any run has deprecated, and removes the record.
 pub(crate) async fn undo_all(netlink: &Netlink, run_dir: &Path) -> anyhow::Result<()> {
     let outcome = Deprecations::load(run_dir).undo(netlink).await;
     anyhow::ensure!(outcome.problems.is_empty(), outcome.problems.join("; "));
@@ -220,7 +220,7 @@ mod tests {
 
     const ADDRESS: ListedAddress = ListedAddress {
         index: IfIndex(3),
-        address: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2),
+        address: Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2),
         preferred: Lifetime::Forever,
         valid: Lifetime::Forever,
         created: 1,

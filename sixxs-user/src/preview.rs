@@ -73,39 +73,35 @@ pub async fn preview(
 
     let mut desired = Desired::new(&whole, is_wanted);
     let is_started = |tunnel: &&Tunnel| starts.contains(&tunnel.name);
-    let started = whole.tunnels.iter().filter(is_started);
-    for tunnel in started.filter(|tunnel| tunnel.kind.is_native() && is_wanted(tunnel)) {
-        desired.set_up(tunnel);
-    }
+    let made = whole.tunnels.iter().filter(is_started);
+    made.clone()
+        .filter(|tunnel| tunnel.kind.is_native() && is_wanted(tunnel))
+        .for_each(|tunnel| desired.set_up(tunnel));
     let uplinks = uplink_changes(
         &guarded(before.in_force, &observed.links, is_wanted),
         &guarded(&whole, &observed.links, is_wanted),
     );
 
     // Interfaces of kind `interface` are not made by this program.
-    let made = whole.tunnels.iter().filter(is_started);
     let made = made.filter(|tunnel| !matches!(tunnel.kind, Kind::Interface));
     observed.links = with_new_interfaces(&observed.links, made);
     let plan = diff(&desired, &observed);
 
-    let conflicts = conflicts
-        .iter()
-        .map(|conflict| format!("{}: {conflict}", conflict.tunnel));
     let problems = conflicts
+        .iter()
+        .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
         .chain(followed.problems().iter().map(ToString::to_string))
         .chain(networks.err().map(|error| error.to_string()))
         .chain(plan.problems.iter().map(ToString::to_string))
         .collect();
-    let mut needed = connects_of_starts(new, &whole, &starts, learned);
-    for host in connects_of_updates(before.config, new, &ledgers).await? {
-        *needed.entry(host).or_default() += 1;
-    }
+    let mut connects = connects_of_starts(new, &whole, &starts, learned);
+    connects.extend(connects_of_updates(before.config, new, &ledgers).await?);
     Ok(api::Preview {
         faults: Vec::new(),
         tunnels: tunnel_changes(&change),
         settings: change.settings.iter().map(ToString::to_string).collect(),
         uplinks,
-        connects: connects_left(needed, ledgers).await?,
+        connects: connects_left(connects, ledgers).await?,
         commands: plan.steps.iter().map(ToString::to_string).collect(),
         problems,
     })
@@ -163,14 +159,14 @@ fn with_new_interfaces<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>
     links.iter().cloned().chain(to_come).collect()
 }
 
-/// Number of connects for the starts of these tunnels, by broker.
+/// The brokers of the connects that the starts of these tunnels need, one entry per connect.
 fn connects_of_starts(
     new: &Config,
     whole: &Config,
     starts: &[IfName],
     learned: &BTreeMap<IfName, Learned>,
-) -> BTreeMap<String, u32> {
-    let mut needed: BTreeMap<String, u32> = BTreeMap::new();
+) -> Vec<String> {
+    let mut brokers = Vec::new();
     for name in starts {
         let login = new.tunnels.iter().find_map(|tunnel| match &tunnel.kind {
             // The broker's parameters are not known, so the start needs a login.
@@ -182,11 +178,9 @@ fn connects_of_starts(
         let mut tunnels = whole.tunnels.iter();
         let set_up = tunnels.find(|tunnel| tunnel.name == *name);
         let set_up = set_up.and_then(|tunnel| tunnel.kind.connects_to());
-        for broker in login.into_iter().chain(set_up) {
-            *needed.entry(broker).or_default() += 1;
-        }
+        brokers.extend(login.into_iter().chain(set_up));
     }
-    needed
+    brokers
 }
 
 /// The servers of new or changed endpoint updates that have no address of this host yet.
@@ -212,13 +206,17 @@ async fn connects_of_updates(
     Ok(hosts)
 }
 
-/// What is left for connects to each of these brokers.
+/// What is left for these connects, by broker.
 async fn connects_left(
-    needed: BTreeMap<String, u32>,
+    brokers: Vec<String>,
     Ledgers {
         connects, clock, ..
     }: Ledgers<'_>,
 ) -> anyhow::Result<Vec<api::ConnectsNeeded>> {
+    let mut needed: BTreeMap<String, u32> = BTreeMap::new();
+    for broker in brokers {
+        *needed.entry(broker).or_default() += 1;
+    }
     let mut all = Vec::new();
     for (broker, count) in needed {
         let standing = connects.standing(&broker).await?;

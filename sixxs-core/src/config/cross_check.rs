@@ -50,25 +50,7 @@ pub(super) fn check(
     (groups, group_locations): (&[Group], &[GroupLocations]),
 ) -> Diagnostics {
     let mut diagnostics = Diagnostics::default();
-    let mut uplink_names = BTreeSet::new();
-    for uplink in uplinks {
-        check_loopback(&uplink.value, &uplink.location, &mut diagnostics);
-        if !uplink_names.insert(&uplink.value) {
-            let name = uplink.value.as_str();
-            diagnostics.add(
-                &uplink.location,
-                format!("expected each name once, found {name:?} again"),
-            );
-        }
-    }
-    for uplink in uplinks.iter().filter(|uplink| uplink.value.has_wildcard()) {
-        let message = format!(
-            "expected the name of an interface, found {}: patterns are for [[link]] and [[tunnel]]; leave the key out \
-             for all uplinks",
-            uplink.value
-        );
-        diagnostics.add(&uplink.location, message);
-    }
+    let uplink_names = check_uplinks(uplinks, &mut diagnostics);
     let mut names = BTreeSet::new();
     let mut tables = BTreeMap::new();
     for (tunnel, at) in tunnels.iter().zip(locations) {
@@ -97,19 +79,14 @@ pub(super) fn check(
         }
     }
     for (group, at) in groups.iter().zip(group_locations) {
-        let name = &group.name;
-        let is_taken = names.contains(name) || uplink_names.contains(name);
-        if is_taken || name.has_wildcard() || name.as_str() == LOOPBACK {
+        let is_taken = names.contains(&group.name) || uplink_names.contains(&group.name);
+        check_group(group, at, is_taken, &mut diagnostics);
+        names.insert(&group.name);
+        if let Some(other) = tables.insert(group.table, &group.name) {
             let message = format!(
-                "expected a name that no interface has, found {:?}",
-                name.as_str()
+                "expected a table of its own, found {}, which {other} has",
+                group.table
             );
-            diagnostics.add(&at.name, message);
-        }
-        names.insert(name);
-        if let Some(other) = tables.insert(group.table, name) {
-            let table = group.table;
-            let message = format!("expected a table of its own, found {table}, which {other} has");
             diagnostics.add(&at.table, message);
         }
     }
@@ -125,6 +102,43 @@ pub(super) fn check(
     check_sources(&owners, &mut diagnostics);
     check_counts(tunnels, groups, &mut diagnostics);
     diagnostics
+}
+
+/// Checks the names of uplinks, and returns them.
+fn check_uplinks<'a>(
+    uplinks: &'a [Located<IfName>],
+    diagnostics: &mut Diagnostics,
+) -> BTreeSet<&'a IfName> {
+    let mut uplink_names = BTreeSet::new();
+    for uplink in uplinks {
+        check_loopback(&uplink.value, &uplink.location, diagnostics);
+        if !uplink_names.insert(&uplink.value) {
+            let name = uplink.value.as_str();
+            diagnostics.add(
+                &uplink.location,
+                format!("expected each name once, found {name:?} again"),
+            );
+        }
+    }
+    for uplink in uplinks.iter().filter(|uplink| uplink.value.has_wildcard()) {
+        let message = format!(
+            "expected the name of an interface, found {}: patterns are for [[link]] and [[tunnel]]; leave the key out \
+             for all uplinks",
+            uplink.value
+        );
+        diagnostics.add(&uplink.location, message);
+    }
+    uplink_names
+}
+
+/// Checks the name of a group.
+fn check_group(group: &Group, at: &GroupLocations, is_taken: bool, diagnostics: &mut Diagnostics) {
+    let name = &group.name;
+    if is_taken || name.has_wildcard() || name.as_str() == LOOPBACK {
+        let name = name.as_str();
+        let message = format!("expected a name that no interface has, found {name:?}");
+        diagnostics.add(&at.name, message);
+    }
 }
 
 /// Checks that the links of groups exist, and that probes can show whether they work.

@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use super::{
-    Config, RuleMode, Tunnel,
+    Config, Group, RuleMode, Tunnel,
     cross_check::GroupLocations,
     section::{Field, List, Located, Section},
     sources::{PREFIXES, unusable_prefix},
@@ -24,38 +24,10 @@ const KEYS: &[&str] = &[
     "return_seconds",
 ];
 
-/// A link carries again when it has been good for this long, unless the configuration says otherwise.
+/// A link carries again when it has been good for this long, unless the configuration sets another time.
 const RETURN_AFTER: Duration = Duration::from_secs(60);
 
-/// Links that carry the same prefixes, one of them at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Its name, which no interface of the configuration has.
-    pub name: IfName,
-    /// The names of its links.
-    pub links: Vec<IfName>,
-    /// The links to which it returns when they are good again, the best one first.
-    pub prefer: Vec<IfName>,
-    /// The prefixes.
-    pub prefixes: Vec<Prefix>,
-    /// Destinations that are reached without the links.
-    pub direct: Vec<Prefix>,
-    /// Its routing table.
-    pub table: TableId,
-    /// A preferred link carries again when it has been good for this long.
-    pub return_after: Duration,
-    /// The link that carries the prefixes at present; in a configuration file, the first one.
-    pub active: IfName,
-}
-
 impl Group {
-    /// Its links, the preferred ones first.
-    pub fn in_order(&self) -> impl Iterator<Item = &IfName> {
-        let others = self.links.iter();
-        let others = others.filter(|link| !self.prefer.contains(link));
-        self.prefer.iter().chain(others)
-    }
-
     /// Its prefixes as those of a tunnel: of this link, with the table of the group.
     #[must_use]
     pub fn on(&self, link: &Tunnel) -> Tunnel {
@@ -128,17 +100,8 @@ pub(super) fn read(
     let return_after = section.integer("return_seconds", 0..=86_400);
     let mut diagnostics = section.finish(KEYS);
     check_links(&links, &prefer, &mut diagnostics);
-    let prefixes_missing = "the prefixes that the links carry";
+    check_prefixes(&prefixes, &head.location("prefixes"), &mut diagnostics);
     let found = prefixes.items();
-    if prefixes.is_absent() || (found.is_empty() && !prefixes.is_invalid()) {
-        let message = format!("missing; expected {prefixes_missing}");
-        diagnostics.add(&head.location("prefixes"), message);
-    }
-    for Located { value, location } in found {
-        if let Some(message) = unusable_prefix(*value) {
-            diagnostics.add(location, message);
-        }
-    }
     check_table(&table, rule_mode, &mut diagnostics);
     let locations = GroupLocations {
         name: location_or(name.location(), || head.location("name")),
@@ -173,6 +136,20 @@ pub(super) fn read(
         active,
     };
     (Some((group, locations)), diagnostics)
+}
+
+/// A group needs prefixes.
+fn check_prefixes(prefixes: &List<Prefix>, missing: &Location, diagnostics: &mut Diagnostics) {
+    let found = prefixes.items();
+    if found.is_empty() && !prefixes.is_invalid() {
+        let message = "missing; expected the prefixes that the links carry";
+        diagnostics.add(missing, message);
+    }
+    for Located { value, location } in found {
+        if let Some(message) = unusable_prefix(*value) {
+            diagnostics.add(location, message);
+        }
+    }
 }
 
 fn location_or(known: Option<&Location>, default: impl FnOnce() -> Location) -> Location {

@@ -8,7 +8,7 @@
 //! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
 //! * `tunnel`, `kind`, `account`, `wireguard`, `probe`, `group`, `alerting`, `xdp` – check the fields of one section
 //! * `cross_check` – checks the properties that tunnels must not share
-//! * `model` – the types of the result
+//! * `model`, `link_group`, `probe_limits` – the types of the result
 //!
 //! `broker_overlay`, `followed` and `runtime_tunnels` change an existing [`Config`].
 
@@ -22,10 +22,12 @@ mod followed;
 mod follows;
 mod group;
 mod kind;
+mod link_group;
 mod model;
 mod name_pattern;
 mod not_followed;
 mod probe;
+mod probe_limits;
 mod remote_endpoint;
 mod runtime_tunnels;
 mod section;
@@ -49,14 +51,14 @@ pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 pub use endpoint_update::EndpointUpdate;
 pub use followed::Followed;
 pub use follows::{Follows, PrefixSource};
-pub use group::Group;
+pub use link_group::Group;
 pub use model::{
     AnswerEcho, Ayiya, CarrierChoice, Config, Heartbeat, Kind, RuleMode, SUBTREES_TABLE, SixInFour,
     Tunnel, UnknownValue, XdpChoice, XdpChoices,
 };
 use model::{INSIDE_TEST, RULE_PRIORITY};
 pub use not_followed::{MAX_FOLLOWED, NotFollowed};
-pub use probe::Probe;
+pub use probe_limits::Probe;
 pub use remote_endpoint::RemoteEndpoint;
 pub use runtime_tunnels::Refused;
 use section::{Lines, Section, SectionHeader};

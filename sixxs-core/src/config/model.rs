@@ -12,7 +12,7 @@ use sixxs_common::{layout::SHORTEST_ROUTED, treatment::OnLeak};
 
 use super::{
     account::Account, alerting::Alerting, endpoint_update::EndpointUpdate, follows::Follows,
-    group::Group, probe::Probe, remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
+    link_group::Group, probe_limits::Probe, remote_endpoint::RemoteEndpoint, wireguard::WireGuard,
 };
 use crate::{
     broker::connects::Limit,
@@ -279,7 +279,7 @@ pub struct Tunnel {
     /// Addresses and prefixes that it has lost lately: their users get errors.
     pub former: Vec<Prefix>,
     /// Networks on its link, if it follows its addresses: the programs take an address in them for its own, also before
-    /// the daemon has seen it.
+    /// the daemon knows it.
     pub on_link: Vec<Prefix>,
     /// Whether other software sets the addresses of an interface that the daemon creates (`noconfigure`).
     pub addresses_by_others: bool,

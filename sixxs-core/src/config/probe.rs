@@ -2,46 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Tunnel, section::Section};
+use super::{Probe, Tunnel, section::Section};
 use crate::diagnostics::Diagnostics;
 
 /// The keys of the section.
 const KEYS: &[&str] = &["interval_ms", "window_seconds", "loss_percent", "reply_ms"];
 
-/// Fewer probes in a window say little.
+/// Fewer probes in a window prove little.
 const FEWEST: u32 = 4;
-
-/// How a link is probed by pings, and the limits beyond which it fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// Time between two probes.
-    pub interval: Duration,
-    /// The period that is evaluated.
-    pub window: Duration,
-    /// Percentage of the probes of a window: with as many without a reply, the link fails.
-    pub loss_percent: u32,
-    /// With a longer median time from probe to reply, the link fails.
-    pub reply: Duration,
-}
-
-impl Default for Probe {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_millis(500),
-            window: Duration::from_secs(10),
-            loss_percent: 20,
-            reply: Duration::from_millis(500),
-        }
-    }
-}
-
-impl Probe {
-    /// A probe without a reply after this time counts as lost.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.reply.max(Duration::from_secs(1))
-    }
-}
 
 impl Tunnel {
     /// How the link is probed: by its own section, or because something depends on the result; `None`: not at all.

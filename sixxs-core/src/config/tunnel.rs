@@ -428,11 +428,7 @@ impl Fields {
             sources: addresses.chain(prefixes).cloned().collect(),
         };
         let prefixes = self.prefixes.values().unwrap_or_default();
-        let is_account = matches!(kind, Kind::Account(_));
-        let default_mtu = match &kind {
-            Kind::WireGuard(_) => Some(DEFAULT_MTU),
-            kind => (kind.is_native() && !is_account).then_some(Mtu::MINIMUM),
-        };
+        let default_mtu = default_mtu(&kind);
         let tunnel = Tunnel {
             name: name.value,
             addresses_by_others: matches!(&kind, Kind::Account(a) if a.aiccu.noconfigure),
@@ -463,5 +459,14 @@ impl Fields {
             deprecate_when_failing: self.deprecate_when_failing.value().unwrap_or_default(),
         };
         (Some((tunnel, locations)), self.diagnostics)
+    }
+}
+
+/// The MTU of a tunnel of this kind without one in the file; `None`: that of its interface, or of its account.
+const fn default_mtu(kind: &Kind) -> Option<Mtu> {
+    match kind {
+        Kind::WireGuard(_) => Some(DEFAULT_MTU),
+        Kind::SixInFour(_) | Kind::Ayiya(_) => Some(Mtu::MINIMUM),
+        Kind::Interface | Kind::Command { .. } | Kind::Account(_) => None,
     }
 }

@@ -5,7 +5,7 @@
 //! good ---------------> failing      failing ---------------> good
 //! ```
 //!
-//! The times are those of health alerts ([`crate::health::Watch`]).
+//! Health alerts have the same times ([`crate::health::Watch`]).
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -23,7 +23,7 @@ pub struct Former {
 
 impl Former {
     /// What would be left of the preferred lifetime. `valid` is the present valid lifetime, which the kernel has counted
-    /// down since; without an end of it, the clock tells the time that has passed.
+    /// down since; if it has no end, the clock gives the time that has passed.
     #[must_use]
     pub fn preferred_now(&self, valid: Lifetime, now: Duration) -> Lifetime {
         let left = match (self.preferred, self.valid, valid) {
@@ -293,7 +293,7 @@ mod tests {
             (Forever, Forever, Forever, 50, Forever),
             (Seconds(300), Forever, Forever, 50, Seconds(250)),
             (Seconds(300), Forever, Forever, 300, Seconds(0)),
-            // The kernel has counted 40 s, whatever the clock says.
+            // The kernel has counted 40 s, whatever the clock shows.
             (Seconds(300), Seconds(600), Seconds(560), 50, Seconds(260)),
             (Seconds(300), Seconds(600), Seconds(200), 50, Seconds(0)),
             (Seconds(300), Seconds(300), Seconds(100), 50, Seconds(100)),

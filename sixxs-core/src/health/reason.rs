@@ -161,22 +161,11 @@ impl fmt::Display for Reason {
                 "the host has no prefix for it yet; look whether a DHCPv6 client gets one, or whether the interfaces of \
                  `prefix_from` have a global address",
             ),
-            Self::Duplicate(address) => write!(
-                f,
-                "{address} is a duplicate: another host on the link has it"
-            ),
-            Self::Tentative(address) => write!(
-                f,
-                "{address} is tentative: duplicate address detection has not ended"
-            ),
-            Self::Elsewhere(address, name) => write!(
-                f,
-                "{address} is an address of {name}; it belongs on the tunnel's interface alone"
-            ),
-            Self::NoAddress(address) => write!(f, "{address} is not on its interface"),
-            Self::MoreAddresses(more) => {
-                write!(f, "{more} more of its addresses have a fault")
-            }
+            Self::Duplicate(_)
+            | Self::Tentative(_)
+            | Self::Elsewhere(..)
+            | Self::NoAddress(_)
+            | Self::MoreAddresses(_) => addresses(self, f),
             Self::CoversUplink(name) => write!(
                 f,
                 "its addresses and prefixes cover every address of {name}: all native traffic goes into \
@@ -196,6 +185,29 @@ impl fmt::Display for Reason {
             Self::NotRouted => write!(f, "its rules or routes are missing"),
             Self::NoProgram => write!(f, "its program is not attached"),
         }
+    }
+}
+
+/// The faults of addresses.
+fn addresses(reason: &Reason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match reason {
+        Reason::Duplicate(address) => write!(
+            f,
+            "{address} is a duplicate: another host on the link has it"
+        ),
+        Reason::Tentative(address) => write!(
+            f,
+            "{address} is tentative: duplicate address detection has not ended"
+        ),
+        Reason::Elsewhere(address, name) => write!(
+            f,
+            "{address} is an address of {name}; it belongs on the tunnel's interface alone"
+        ),
+        Reason::NoAddress(address) => write!(f, "{address} is not on its interface"),
+        Reason::MoreAddresses(more) => {
+            write!(f, "{more} more of its addresses have a fault")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,29 +1,33 @@
-//! The echo request of an inside test (RFC 4443 §4.1), in an Ethernet frame.
+//! The packet of an inside test, in an Ethernet frame: an echo request (RFC 4443 §4.1), the SYN of a TCP connection (RFC 9293
+//! §3.5) and the RST that ends it, or a UDP datagram.
 
 use std::net::Ipv6Addr;
 
-/// The text in the request, for those who see it in a capture.
+use sixxs_common::packet::{ECHO_REQUEST, ICMPV6, TCP, UDP};
+
+/// The text in echo requests and datagrams, for those who see it in a capture.
 const TEXT: &[u8; 16] = b"sixxs check test";
 
 const ETHERNET_BYTES: usize = 14;
 const IPV6_BYTES: usize = 40;
-const ICMPV6_BYTES: usize = 8 + TEXT.len();
 
-/// Length of the request and of its reply, without a link layer.
-pub const PACKET_BYTES: usize = IPV6_BYTES + ICMPV6_BYTES;
+/// Length of an echo request and of its reply, without a link layer. A SYN and its SYN-ACK have the same.
+pub const PACKET_BYTES: usize = IPV6_BYTES + 8 + TEXT.len();
 
 /// The same with an Ethernet header.
 pub const FRAME_BYTES: usize = ETHERNET_BYTES + PACKET_BYTES;
 
-/// The payload length in the IPv6 header.
-const PAYLOAD_LENGTH: u16 = 24;
+/// The sequence number of a SYN.
+const SEQUENCE: u32 = 0x7369_7878;
 
-const _: () = assert!(PAYLOAD_LENGTH as usize == ICMPV6_BYTES);
+/// The maximum segment size in a SYN: what the smallest MTU takes.
+const SEGMENT_BYTES: u16 = 1220;
 
-const ICMPV6: u8 = 58;
-const ECHO_REQUEST: u8 = 128;
+/// Flags of TCP (RFC 9293 §3.1).
+const SYN: u8 = 2;
+const RST: u8 = 4;
 
-/// Identifier and sequence number of a request.
+/// Identifier and sequence number of an echo request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number {
     /// The identifier.
@@ -32,65 +36,170 @@ pub struct Number {
     pub sequence: u16,
 }
 
-impl Number {
-    /// Its bytes in the packet, as the word that the programs read.
-    #[must_use]
-    pub const fn word(self) -> u32 {
-        u32::from_ne_bytes(self.bytes())
-    }
+/// The ports of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The tested port.
+    pub local: u16,
+    /// The other one.
+    pub remote: u16,
+}
 
+impl Ports {
+    /// The bytes at the beginning of a packet to the tested port.
     const fn bytes(self) -> [u8; 4] {
-        let [a, b] = self.identifier.to_be_bytes();
-        let [c, d] = self.sequence.to_be_bytes();
-        [a, b, c, d]
+        pair(self.remote, self.local)
     }
 }
 
-/// The request from `source` to `address`. `mac` is the address of the interface that it is put into; an interface without
-/// a link layer ignores the Ethernet header.
+/// A packet of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// An echo request.
+    Echo(Number),
+    /// The beginning of a TCP connection.
+    Syn(Ports),
+    /// The end of a TCP connection that has just begun.
+    Reset(Ports),
+    /// A UDP datagram.
+    Datagram(Ports),
+}
+
+impl Message {
+    /// The number by which the programs recognise it: [`Ends::number`](sixxs_common::inside_test::Ends::number).
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        u32::from_ne_bytes(match self {
+            Self::Echo(number) => pair(number.identifier, number.sequence),
+            Self::Syn(ports) | Self::Reset(ports) | Self::Datagram(ports) => {
+                pair(ports.local, ports.remote)
+            }
+        })
+    }
+
+    const fn protocol(self) -> u8 {
+        match self {
+            Self::Echo(_) => ICMPV6,
+            Self::Syn(_) | Self::Reset(_) => TCP,
+            Self::Datagram(_) => UDP,
+        }
+    }
+
+    /// Offset of its checksum.
+    const fn checksum_offset(self) -> usize {
+        match self {
+            Self::Echo(_) => 2,
+            Self::Syn(_) | Self::Reset(_) => 16,
+            Self::Datagram(_) => 6,
+        }
+    }
+
+    /// Its bytes behind the IPv6 header, with a checksum of 0.
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Echo(number) => {
+                let number = pair(number.identifier, number.sequence);
+                [&[ECHO_REQUEST, 0, 0, 0], &number[..], TEXT].concat()
+            }
+            Self::Syn(ports) => {
+                let [high, low] = SEGMENT_BYTES.to_be_bytes();
+                // Kind 2: the maximum segment size (RFC 9293 §3.7.1).
+                tcp(ports, SEQUENCE, SYN, &[2, 4, high, low])
+            }
+            Self::Reset(ports) => tcp(ports, SEQUENCE.wrapping_add(1), RST, &[]),
+            Self::Datagram(ports) => [
+                &ports.bytes()[..],
+                &DATAGRAM_BYTES.to_be_bytes(),
+                &[0; 2],
+                TEXT,
+            ]
+            .concat(),
+        }
+    }
+}
+
+/// Length of a datagram with its header.
+const DATAGRAM_BYTES: u16 = 24;
+
+const _: () = assert!(DATAGRAM_BYTES as usize == 8 + TEXT.len());
+
+const fn pair(first: u16, second: u16) -> [u8; 4] {
+    let [a, b] = first.to_be_bytes();
+    let [c, d] = second.to_be_bytes();
+    [a, b, c, d]
+}
+
+fn tcp(ports: Ports, sequence: u32, flags: u8, options: &[u8]) -> Vec<u8> {
+    // The header has 5 words, and an option one.
+    let words: u8 = if options.is_empty() { 5 } else { 6 };
+    let window = u16::MAX.to_be_bytes();
+    [
+        &ports.bytes()[..],
+        &sequence.to_be_bytes(),
+        &[0; 4],
+        &[words << 4, flags],
+        &window,
+        &[0; 4],
+        options,
+    ]
+    .concat()
+}
+
+/// A frame with a message from `source` to `address`. `mac` is the address of the interface that it is put into; an interface
+/// without a link layer ignores the Ethernet header.
 #[must_use]
 pub fn frame(
     source: Ipv6Addr,
     address: Ipv6Addr,
-    number: Number,
+    message: Message,
     mac: Option<[u8; 6]>,
-) -> [u8; FRAME_BYTES] {
-    let mut frame = [0; FRAME_BYTES];
-    let (ethernet, packet) = frame.split_at_mut(ETHERNET_BYTES);
-    ethernet[..6].copy_from_slice(&mac.unwrap_or_default());
-    ethernet[12..].copy_from_slice(&[0x86, 0xdd]);
-    packet[0] = 0x60;
-    packet[4..6].copy_from_slice(&PAYLOAD_LENGTH.to_be_bytes());
-    packet[6] = ICMPV6;
-    packet[7] = 64;
-    packet[8..24].copy_from_slice(&source.octets());
-    packet[24..40].copy_from_slice(&address.octets());
-    packet[40] = ECHO_REQUEST;
-    packet[44..48].copy_from_slice(&number.bytes());
-    packet[48..].copy_from_slice(TEXT);
-    let checksum = checksum(packet);
-    packet[42..44].copy_from_slice(&checksum.to_be_bytes());
-    frame
+) -> Vec<u8> {
+    let mut bytes = message.bytes();
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    let addresses = [source.octets(), address.octets()].concat();
+    let sum = sum(&addresses) + sum(&bytes) + u32::from(length) + u32::from(message.protocol());
+    let checksum = match fold(sum) {
+        // RFC 768: 0 means that there is none.
+        0xffff if message.protocol() == UDP => 0xffff,
+        folded => !folded,
+    };
+    let at = message.checksum_offset();
+    bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    [
+        &mac.unwrap_or_default()[..],
+        &[0; 6],
+        &[0x86, 0xdd],
+        &[0x60, 0, 0, 0],
+        &length.to_be_bytes(),
+        &[message.protocol(), 64],
+        &addresses,
+        &bytes,
+    ]
+    .concat()
 }
 
-/// The checksum over the pseudo-header (RFC 8200 §8.1) and the message.
-fn checksum(packet: &[u8]) -> u16 {
-    let pairs = packet[8..].chunks_exact(2);
-    let words = pairs.map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    // Length and next header, from the pseudo-header.
-    let sum = words.sum::<u32>() + u32::from(PAYLOAD_LENGTH) + u32::from(ICMPV6);
+/// The sum of all pairs of bytes. Their number is even.
+fn sum(bytes: &[u8]) -> u32 {
+    let pairs = bytes.chunks_exact(2);
+    pairs
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum()
+}
+
+/// The one's complement sum in 16 bits.
+fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits above")]
+    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
     let sum = sum as u16;
-    !sum
+    sum
 }
 
 #[cfg(test)]
 mod tests {
     use sixxs_common::{
-        inside_test::entry_index,
-        packet::{self, Echo},
+        inside_test::{entry_index, request},
+        packet,
     };
 
     use super::*;
@@ -99,21 +208,51 @@ mod tests {
     #[test]
     fn the_programs_understand_it() {
         let [source, address] = ["3fff:fff::1", "2001:db8:a::2"].map(|text| text.parse().unwrap());
-        for (identifier, sequence) in [(0, 0), (0x6978, 5), (0xffff, 0xffff), (1, 300)] {
+        for (high, low) in [(0, 0), (0x6978, 5), (0xffff, 0xffff), (1, 300)] {
             let number = Number {
-                identifier,
-                sequence,
+                identifier: high,
+                sequence: low,
             };
-            let frame = frame(source, address, number, Some([2, 0, 0, 0, 0, 7]));
-            assert_eq!(checksum(&frame[ETHERNET_BYTES..]), 0);
-            assert_eq!(frame[..6], [2, 0, 0, 0, 0, 7]);
-            let ipv6 = packet::ipv6(frame.as_slice(), 14).unwrap();
-            assert_eq!(ipv6.source.octets(), source.octets());
-            assert_eq!(ipv6.destination.octets(), address.octets());
-            let message = packet::echo(frame.as_slice(), &ipv6).unwrap();
-            assert_eq!(message.kind, Echo::Request);
-            assert_eq!(message.number, Some(number.word()));
-            assert_eq!(entry_index(number.word()), u32::from(sequence) % 256);
+            let ports = Ports {
+                local: high,
+                remote: low,
+            };
+            for message in [
+                Message::Echo(number),
+                Message::Syn(ports),
+                Message::Reset(ports),
+                Message::Datagram(ports),
+            ] {
+                let frame = frame(source, address, message, Some([2, 0, 0, 0, 0, 7]));
+                assert_eq!(frame[..6], [2, 0, 0, 0, 0, 7]);
+                let ipv6 = packet::ipv6(frame.as_slice(), 14).unwrap();
+                let payload = &frame[54..];
+                assert_eq!(usize::from(ipv6.payload_bytes), payload.len());
+                let pseudo = u32::from(ipv6.payload_bytes) + u32::from(ipv6.next_header);
+                let whole = sum(&frame[22..54]) + sum(payload) + pseudo;
+                assert_eq!(fold(whole), 0xffff, "{message:?}");
+                let ends = request(frame.as_slice(), &ipv6).unwrap();
+                assert_eq!(ends.local.octets(), address.octets());
+                assert_eq!(ends.remote.octets(), source.octets());
+                assert_eq!(ends.number, message.word());
+                assert_eq!(entry_index(ends.number), u32::from(low) % 256);
+            }
         }
+    }
+
+    #[test]
+    fn a_connection_ends_behind_its_beginning() {
+        let ports = Ports {
+            local: 443,
+            remote: 5000,
+        };
+        let [syn, reset] = [Message::Syn(ports), Message::Reset(ports)].map(Message::bytes);
+        assert_eq!((syn.len(), reset.len()), (24, 20));
+        assert_eq!(
+            (syn[12..14].to_vec(), reset[12..14].to_vec()),
+            (vec![0x60, 2], vec![0x50, 4])
+        );
+        let sequence = |bytes: &[u8]| u32::from_be_bytes(bytes[4..8].try_into().unwrap());
+        assert_eq!(sequence(&reset), sequence(&syn) + 1);
     }
 }

@@ -1,8 +1,9 @@
-//! Inside tests: puts their packets into a tunnel's way in, and reads what the programs record.
+//! Inside tests: puts their packets into a tunnel's ingress, and reads what the programs record.
 
 use std::{
     net::Ipv6Addr,
     os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,19 +18,29 @@ use sixxs_common::{
     inside_test::{InsideTest, entry_index},
 };
 use sixxs_core::{
-    inside_test::request::{Number, frame},
+    inside_test::request::{Message, frame},
     types::IfIndex,
 };
+
+use tracing::debug;
 
 use super::{INJECT, Kernel, pod::Raw, test_run};
 
 /// The map of the tests.
 const TESTS: &str = "INSIDE_TESTS";
 
+/// The switch of the programs: 1 while there are tests.
+const SWITCH: &str = ".bss";
+
+/// The number of testers at work, which share the switch.
+pub type Testers = Arc<Mutex<u32>>;
+
 /// Carries out tests, in any thread of this network namespace.
 pub struct InsideTester {
     inject: OwnedFd,
     tests: Array<MapData, Raw<InsideTest>>,
+    switch: Array<MapData, u32>,
+    testers: Testers,
 }
 
 /// A request.
@@ -39,8 +50,8 @@ pub struct TestRequest {
     pub source: Ipv6Addr,
     /// The tested address.
     pub address: Ipv6Addr,
-    /// Its identifier and sequence number. Two tests at a time have different sequence numbers, modulo the number of slots.
-    pub number: Number,
+    /// The packet. Two tests at a time have different sequence numbers or remote ports, modulo the number of slots.
+    pub message: Message,
     /// The tunnel's interface.
     pub index: IfIndex,
     /// The interface's link-layer address; `None`: it has no link layer.
@@ -49,31 +60,55 @@ pub struct TestRequest {
 
 impl TestRequest {
     fn slot(&self) -> u32 {
-        entry_index(self.number.word())
+        entry_index(self.message.word())
     }
 }
 
 impl Kernel {
-    /// What carries out inside tests, with the programs and the maps of this run.
-    pub fn inside_tester(&self) -> anyhow::Result<InsideTester> {
+    /// What carries out inside tests, with the programs and the maps of this run. All testers share `testers`.
+    pub fn inside_tester(&self, testers: &Testers) -> anyhow::Result<InsideTester> {
         let program = self.ebpf.program(INJECT);
         let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {INJECT}"))?;
         let program: &SchedClassifier = program.try_into()?;
         let descriptor = program
             .fd()
             .context("the kernel did not load the program that puts packets in")?;
-        let Some(Map::Array(tests)) = self.ebpf.map(TESTS) else {
-            return Err(anyhow!("the eBPF object has no map {TESTS}"));
+        let array = |name: &str| -> anyhow::Result<Map> {
+            let Some(Map::Array(map)) = self.ebpf.map(name) else {
+                return Err(anyhow!("the eBPF object has no map {name}"));
+            };
+            let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
+            Ok(Map::Array(map))
         };
-        let tests = MapData::from_fd(tests.fd().as_fd().try_clone_to_owned()?)?;
-        Ok(InsideTester {
+        let mut tester = InsideTester {
             inject: descriptor.as_fd().try_clone_to_owned()?,
-            tests: Map::Array(tests).try_into()?,
-        })
+            tests: array(TESTS)?.try_into()?,
+            switch: array(SWITCH)?.try_into()?,
+            testers: Arc::clone(testers),
+        };
+        tester.count(1)?;
+        Ok(tester)
+    }
+}
+
+impl Drop for InsideTester {
+    fn drop(&mut self) {
+        if let Err(error) = self.count(-1) {
+            debug!("{error:#}");
+        }
     }
 }
 
 impl InsideTester {
+    /// Counts a tester, and switches the programs' part on with the first one, and off with the last one.
+    fn count(&mut self, change: i32) -> anyhow::Result<()> {
+        let mut testers = self.testers.lock().unwrap_or_else(PoisonError::into_inner);
+        *testers = testers.saturating_add_signed(change);
+        let is_on = u32::from(*testers > 0);
+        let written = self.switch.set(0, is_on, 0);
+        written.context("switch inside tests on or off")
+    }
+
     /// Begins a test: the programs expect its packets for this time. Then puts the request in. Most often the kernel has
     /// handled it, and the reply too, when this returns.
     pub fn begin(
@@ -84,16 +119,21 @@ impl InsideTester {
     ) -> anyhow::Result<()> {
         let [local, remote] =
             [request.address, request.source].map(|one| Address::from_octets(one.octets()));
-        let tag = echo::tag(local, remote, request.number.word());
+        let tag = echo::tag(local, remote, request.message.word());
         let limit_ns = u64::try_from(limit.as_nanos())?;
         let test = InsideTest::new(tag, now_ns.saturating_add(limit_ns));
         self.write(request, test)?;
-        let frame = frame(request.source, request.address, request.number, request.mac);
+        self.put_in(request, request.message)
+    }
+
+    /// Puts a packet with the ends of a request in.
+    fn put_in(&self, request: &TestRequest, message: Message) -> anyhow::Result<()> {
+        let frame = frame(request.source, request.address, message, request.mac);
         let result = test_run::run_with_word(self.inject.as_fd(), &frame, request.index.0);
-        let verdict = result.context("put a packet into the tunnel's way in")?;
+        let verdict = result.context("put a packet into the tunnel's ingress")?;
         ensure!(
             verdict == 0,
-            "the kernel does not take a packet at the tunnel's way in ({verdict})"
+            "the kernel does not take a packet at the tunnel's ingress ({verdict})"
         );
         Ok(())
     }
@@ -104,9 +144,14 @@ impl InsideTester {
         Ok(found.context("read an inside test")?.0)
     }
 
-    /// Ends a test: the programs expect none of its packets any more.
+    /// Ends a test: no connection is left half open, and the programs expect none of its packets any more.
     pub fn end(&mut self, request: &TestRequest) -> anyhow::Result<()> {
-        self.write(request, InsideTest::default())
+        let reset = match request.message {
+            Message::Syn(ports) => self.put_in(request, Message::Reset(ports)),
+            _ => Ok(()),
+        };
+        self.write(request, InsideTest::default())?;
+        reset
     }
 
     fn write(&mut self, request: &TestRequest, test: InsideTest) -> anyhow::Result<()> {

@@ -63,7 +63,7 @@ use crate::{
 
 pub use dry_run::dry_run;
 pub use hook::{Hook, HookChoice};
-pub use inside_test::{InsideTester, TestRequest};
+pub use inside_test::{InsideTester, TestRequest, Testers};
 pub use inspect::{Seen, SeenPins, seen_at, seen_pins};
 pub use remove::remove;
 pub use rings::{Debugging, LeakRing, RingReader, Rings, wait_on};

@@ -37,11 +37,27 @@ struct Report {
     checks: Vec<Check>,
 }
 
-pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
+/// Ports to test from inside.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Ports {
+    /// Also test whether this TCP port accepts a connection; may be repeated.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    tcp: Vec<u16>,
+    /// Also test whether this UDP port answers; may be repeated.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    udp: Vec<u16>,
+}
+
+pub(super) async fn check(
+    socket: &Path,
+    json: bool,
+    names: &[String],
+    ports: Ports,
+) -> anyhow::Result<ExitCode> {
     let checks = match client::get::<Status>(socket, "/v1/status").await {
         Ok(status) => {
             let tunnels = select_tunnels(&status, names)?;
-            let inside = inside::test(socket, &tunnels).await;
+            let inside = inside::test(socket, &tunnels, ports).await;
             checks(&tunnels, &inside)
         }
         Err(error) if error.is::<client::NoDaemon>() => vec![Check {

@@ -98,7 +98,7 @@ pub enum Request {
     /// The steps and problems that are left.
     Plan(Answer<anyhow::Result<api::Plan>>),
     /// Carries out inside tests of tunnels.
-    Inside(api::Names, Answer<anyhow::Result<api::InsideTests>>),
+    Inside(api::InsideRequest, Answer<anyhow::Result<api::InsideTests>>),
     /// Starts, stops or restarts tunnels by name.
     Tunnels(Verb, api::Names, Answer<Outcome>),
     /// Starts or stops the tunnel of an account.

@@ -7,7 +7,7 @@
 //! | `GET /v1/metrics` | read only, in OpenMetrics' text format |
 //! | `GET /v1/alerts[?follow=true]` | read only, one JSON object per line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
-//! | `POST /v1/check/inside` with [`Names`] | puts pings into tunnels' ways in, and changes nothing |
+//! | `POST /v1/check/inside` with [`InsideRequest`] | puts packets into the tunnels' ingress, and changes nothing |
 //! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
 //! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
 //! | `POST /v1/reload/check` with [`CheckReload`] | shows what a reload would change |
@@ -51,7 +51,9 @@ use super::{
     request::{Quit, Request, Requests, Verb},
 };
 use crate::{
-    control::api::{AccountFile, Alert, CheckReload, Displacement, METRICS_TYPE, Names, Reload},
+    control::api::{
+        AccountFile, Alert, CheckReload, Displacement, InsideRequest, METRICS_TYPE, Names, Reload,
+    },
     host::clock::Clock,
     host::config_file,
     host::files,
@@ -234,11 +236,11 @@ async fn tunnels(
 async fn check_inside(
     State(requests): State<Requests>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    Json(names): Json<Names>,
+    Json(asked): Json<InsideRequest>,
 ) -> Result<Response, ErrorResponse> {
     // It changes nothing, but it sends packets as other hosts.
     caller.may_change()?;
-    let tests = ask(&requests, |answer| Request::Inside(names, answer)).await??;
+    let tests = ask(&requests, |answer| Request::Inside(asked, answer)).await??;
     Ok(Json(tests).into_response())
 }
 

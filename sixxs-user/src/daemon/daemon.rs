@@ -300,11 +300,11 @@ impl Daemon {
         let now = self.now();
         if let Some((tunnel, answer)) = self.inside.take(now) {
             let tunnels = vec![tunnel.to_string()];
-            let names = api::Names {
+            let asked = api::InsideRequest {
                 tunnels,
-                ..api::Names::default()
+                ..api::InsideRequest::default()
             };
-            self.operations.test_inside(&names, answer);
+            self.operations.test_inside(&asked, answer);
         }
     }
 

@@ -124,7 +124,7 @@ impl Deprecator {
         self.deprecations.record().of_tunnel(name).collect()
     }
 
-    /// Deprecates the addresses of the links that fail, and puts the lifetimes of all others back.
+    /// Deprecates the addresses of the links that fail, and restores the lifetimes of all others.
     pub(super) async fn run(
         &mut self,
         netlink: &Netlink,
@@ -138,7 +138,7 @@ impl Deprecator {
         self.done(outcome, |name| intended.why_restored(name))
     }
 
-    /// Puts the lifetimes of all addresses back: the daemon ends.
+    /// Restores the lifetimes of all addresses: the daemon ends.
     pub(super) async fn undo(&mut self, netlink: &Netlink) -> Done {
         let outcome = self.deprecations.undo(netlink).await;
         self.done(outcome, |_| "the daemon ends")

@@ -312,7 +312,7 @@ impl Enforcer {
         problems
     }
 
-    /// Deprecates the addresses of links that fail, and puts back what other links had. Returns problems.
+    /// Deprecates the addresses of links that fail, and restores the addresses of links that work. Returns problems.
     async fn deprecate(&mut self) -> Vec<String> {
         let (netlink, links) = self.reconciler.netlink_and_links();
         let intended = Intended {
@@ -344,7 +344,7 @@ impl Enforcer {
         }
     }
 
-    /// Puts back the lifetimes of all addresses that are deprecated: nobody watches the links any more.
+    /// Restores the lifetimes of all addresses that are deprecated: nobody watches the links any more.
     pub(super) async fn undo_deprecation(&mut self) {
         let (netlink, _) = self.reconciler.netlink_and_links();
         let done = self.deprecator.undo(netlink).await;

@@ -116,9 +116,11 @@ impl History {
     }
 }
 
-/// The tests that were carried out, and whether they passed.
+/// The tests of pings that were carried out, and whether they passed. A port may be closed on purpose.
 fn passed(results: &api::InsideTests) -> impl Iterator<Item = InsideResult> {
-    let is_tested = |test: &&api::InsideTest| test.cause.as_deref() != Some("not_tested");
+    let is_tested = |test: &&api::InsideTest| {
+        test.port.is_none() && test.cause.as_deref() != Some("not_tested")
+    };
     let tests = results.tests.iter().filter(is_tested);
     tests.map(|test| (test.tunnel.clone(), test.pass))
 }
@@ -141,11 +143,15 @@ mod tests {
             test(true, None),
             test(false, Some("no_route")),
             test(false, Some("not_tested")),
+            api::InsideTest {
+                port: Some(443),
+                ..test(false, None)
+            },
         ];
         let (client, answer) = oneshot::channel();
         let counting = history.counting(client);
         counting.send(Ok(api::InsideTests { tests })).unwrap();
-        assert_eq!(answer.await.unwrap().unwrap().tests.len(), 3);
+        assert_eq!(answer.await.unwrap().unwrap().tests.len(), 4);
         let counted = history.inside.lock().unwrap().clone();
         let name = || "sixxs0".to_owned();
         assert_eq!(counted, [(name(), true), (name(), false)]);

@@ -1,8 +1,9 @@
-//! Inside tests on request of `sixxs check`: puts echo requests into the tunnels' ways in, and finds out why one is not
-//! answered.
+//! Inside tests on request of `sixxs check`: puts packets into the tunnels' ingress, and finds out why one is not answered.
 //!
 //! Knows the configuration, the interfaces and the programs' tester, and no other part of the daemon. Neither the loop nor
-//! its state waits for a test: it runs in a thread of its own, and the facts about a failure are gathered by a task.
+//! its state waits for a test: it runs in a thread of its own, and a task gathers the facts about a failure (`facts`).
+
+mod facts;
 
 use std::{
     collections::BTreeMap,
@@ -16,15 +17,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use sixxs_common::inside_test::{InsideTest as Recorded, Way};
+use sixxs_common::inside_test::{Answer as Kind, InsideTest as Recorded, Way};
 use sixxs_core::{
     config::{Config, Tunnel},
     inside_test::{
-        DEFAULT_SOURCE, Reply, Subject,
-        cause::{Facts, cause, limits_replies},
+        DEFAULT_SOURCE, Probe, Reply, Subject,
+        cause::{Cause, cause},
         drops::{self, Trace},
         judge,
-        request::{FRAME_BYTES, Number, PACKET_BYTES},
+        request::{FRAME_BYTES, Message, Number, PACKET_BYTES, Ports},
     },
     link::{Link, LinkLayer, Links},
     types::{IfIndex, IfName},
@@ -33,10 +34,10 @@ use tokio::task::spawn_blocking;
 
 use super::readings::monotonic_ns;
 use crate::{
-    bpf::{InsideTester, TestRequest, seen_at},
+    bpf::{InsideTester, TestRequest, Testers},
     control::{Answer, api},
     host::drop_trace::DropTrace,
-    netlink::{Netlink, RouteQuery, RouteResult, route_error, tc::Direction},
+    netlink::Netlink,
 };
 
 /// Number of tests that wait for a reply at a time, less than a quarter of the programs' slots: several checks may run at
@@ -62,19 +63,36 @@ const MOST_TRACED: usize = 32;
 /// The time between two looks for a reply.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// Numbers for requests. Clones share them, so that two tests at a time have different ones.
+/// What all tests share: numbers for packets, so that two tests at a time have different ones, and the programs' switch.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Numbers(Arc<AtomicU16>);
+pub(super) struct Shared {
+    last: Arc<AtomicU16>,
+    pub(super) testers: Testers,
+}
 
-impl Numbers {
-    fn next(&self) -> Number {
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        Number {
-            identifier: u16::from_be_bytes([high, low]) ^ IDENTIFIER,
-            sequence: self.0.fetch_add(1, Ordering::Relaxed),
+impl Shared {
+    fn message(&self, probe: Probe) -> Message {
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let ports = |local| Ports {
+            local,
+            remote: number | FIRST_PORT,
+        };
+        match probe {
+            Probe::Ping => {
+                let [_, _, high, low] = std::process::id().to_be_bytes();
+                Message::Echo(Number {
+                    identifier: u16::from_be_bytes([high, low]) ^ IDENTIFIER,
+                    sequence: number,
+                })
+            }
+            Probe::Tcp(port) => Message::Syn(ports(port)),
+            Probe::Udp(port) => Message::Datagram(ports(port)),
         }
     }
 }
+
+/// The ports that clients use begin here (RFC 6335 §6).
+const FIRST_PORT: u16 = 0xc000;
 
 /// Distinguishes the requests from those of ping programs, which also use their process number.
 const IDENTIFIER: u16 = 0x6978;
@@ -99,24 +117,28 @@ struct Planned {
 }
 
 impl Plan {
-    /// Tests of the addresses of these tunnels, or of all if there are no names. Tunnels whose interface is not up are left
+    /// Tests of the addresses of the tunnels that a client names, or of all if it names none. Tunnels whose interface is not up are left
     /// out, and those without programs, since nothing would record the reply.
     pub(super) fn new(
         config: &Config,
         links: &Links,
         has_program: impl Fn(&IfName) -> bool,
-        names: &[String],
+        asked: &api::InsideRequest,
     ) -> Self {
+        let names = &asked.tunnels;
         let is_wanted = |tunnel: &&Tunnel| {
             names.is_empty() || names.iter().any(|name| name == tunnel.name.as_str())
         };
+        let tcp = asked.tcp.iter().copied().map(Probe::Tcp);
+        let udp = asked.udp.iter().copied().map(Probe::Udp);
+        let probes: Vec<_> = [Probe::Ping].into_iter().chain(tcp).chain(udp).collect();
         let mut tests = Vec::new();
         for tunnel in config.tunnels.iter().filter(is_wanted) {
             let link = links.by_name(&tunnel.name).filter(|link| link.up);
             if let Some(link) = link
                 && has_program(&tunnel.name)
             {
-                tests.extend(planned(config, tunnel, link));
+                tests.extend(planned(config, tunnel, link, &probes));
             }
         }
         let names = links
@@ -134,7 +156,7 @@ impl Plan {
     }
 }
 
-fn planned(config: &Config, tunnel: &Tunnel, link: &Link) -> Vec<Planned> {
+fn planned(config: &Config, tunnel: &Tunnel, link: &Link, probes: &[Probe]) -> Vec<Planned> {
     let mac = match link.layer {
         LinkLayer::None => None,
         LinkLayer::Ethernet(mac) => Some(mac),
@@ -144,11 +166,12 @@ fn planned(config: &Config, tunnel: &Tunnel, link: &Link) -> Vec<Planned> {
     let source = tunnel.check_source.unwrap_or(DEFAULT_SOURCE);
     let has_it = |other: &&Tunnel| other.sources().any(|own| own.contains(source));
     let owner = config.tunnels.iter().find(has_it);
-    let test = |address: Ipv6Addr| Planned {
+    let test = |address: Ipv6Addr, probe: Probe| Planned {
         subject: Subject {
             tunnel: tunnel.name.clone(),
             address,
             source,
+            probe,
             on_leak: config.on_leak,
             can_redirect: mac.is_none() || tunnel.gateway.is_some(),
         },
@@ -158,7 +181,9 @@ fn planned(config: &Config, tunnel: &Tunnel, link: &Link) -> Vec<Planned> {
         owner: owner.map(|owner| owner.name.clone()),
     };
     let addresses = tunnel.addresses.iter().map(|own| own.address);
-    addresses.map(test).collect()
+    let all = |address| probes.iter().map(move |probe| (address, *probe));
+    let both = addresses.flat_map(all);
+    both.map(|(address, probe)| test(address, probe)).collect()
 }
 
 /// The result of a test.
@@ -189,12 +214,12 @@ struct Lost {
 pub(super) fn start(
     tester: anyhow::Result<InsideTester>,
     plan: Plan,
-    numbers: Numbers,
+    shared: Shared,
     answer: Answer<anyhow::Result<api::InsideTests>>,
 ) {
     tokio::spawn(async move {
         let tested = match tester {
-            Ok(tester) => carry_out(tester, plan, numbers).await,
+            Ok(tester) => carry_out(tester, plan, shared).await,
             Err(error) => Err(error),
         };
         // A client that has gone misses the answer.
@@ -205,10 +230,10 @@ pub(super) fn start(
 async fn carry_out(
     tester: InsideTester,
     plan: Plan,
-    numbers: Numbers,
+    shared: Shared,
 ) -> anyhow::Result<api::InsideTests> {
     let work = move || {
-        let outcomes = Run { tester, numbers }.all(&plan.tests);
+        let outcomes = Run { tester, shared }.all(&plan.tests);
         (plan, outcomes)
     };
     let (plan, outcomes) = spawn_blocking(work).await.context("run the tests")?;
@@ -227,7 +252,7 @@ async fn carry_out(
 /// A thread's tests.
 struct Run {
     tester: InsideTester,
-    numbers: Numbers,
+    shared: Shared,
 }
 
 impl Run {
@@ -273,7 +298,7 @@ impl Run {
         let request = TestRequest {
             source: test.subject.source,
             address: test.subject.address,
-            number: self.numbers.next(),
+            message: self.shared.message(test.subject.probe),
             index: test.index,
             mac: test.mac,
         };
@@ -337,7 +362,10 @@ impl Run {
             // Earlier events are not of this test.
             trace.text()?;
         }
-        let before = requests_in(&test.device);
+        let before = match test.subject.probe {
+            Probe::Ping => requests_in(&test.device),
+            Probe::Tcp(_) | Probe::Udp(_) => None,
+        };
         let request = self.begin(test)?;
         let mut outcome = self.end(&request, Instant::now(), TRACED_LIMIT)?;
         if let (Outcome::Lost(lost), Some(before)) = (&mut outcome, before) {
@@ -368,6 +396,8 @@ fn result(test: &Planned) -> api::InsideTest {
         device: test.device.to_string(),
         address: Some(test.subject.address),
         source: Some(test.subject.source),
+        protocol: Some(test.subject.probe.protocol().to_owned()),
+        port: test.subject.probe.port(),
         ..api::InsideTest::default()
     }
 }
@@ -384,6 +414,7 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
     let took = Duration::from_nanos(recorded.left_ns.saturating_sub(recorded.arrived_ns));
     let reply = Reply {
         interface: plan.name(recorded.ifindex),
+        answer: Kind::try_from(recorded.answer).unwrap_or(Kind::Error),
         way: Way::try_from(recorded.way).unwrap_or(Way::Unknown),
         by_programs: recorded.from_ifindex != 0,
         took,
@@ -391,6 +422,7 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
     let judged = judge(&test.subject, &reply);
     api::InsideTest {
         pass: judged.pass,
+        cause: judged.refused.then(|| "refused".to_owned()),
         redirected: judged.redirected,
         by_programs: reply.by_programs,
         interface: Some(reply.interface),
@@ -402,13 +434,26 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
 }
 
 async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::InsideTest {
-    let facts = facts(test, lost, netlink).await;
+    let facts = facts::facts(test, lost, netlink).await;
     let Subject {
-        address, source, ..
+        address,
+        source,
+        probe,
+        ..
     } = test.subject;
     let cause = cause(&lost.trace, &facts);
+    // Many services do not answer a datagram that they do not understand.
+    if let (Probe::Udp(_), Cause::Silent, true, None) =
+        (probe, &cause, lost.arrived, &lost.untraced)
+    {
+        return api::InsideTest {
+            pass: true,
+            sentence: format!("{address} takes {probe} from {source}, and sends no answer"),
+            ..result(test)
+        };
+    }
     let drop = cause.shown_by(&lost.trace.drops);
-    let mut sentence = format!("{address}: no answer to a ping from {source}: ");
+    let mut sentence = format!("{address}: no answer to {probe} from {source}: ");
     if let Some(drop) = drop {
         sentence += &format!("{drop}: ");
     }
@@ -424,66 +469,6 @@ async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::Insi
         sentence,
         ..result(test)
     }
-}
-
-/// Facts about the host after a test without reply.
-async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
-    let Subject {
-        address, source, ..
-    } = test.subject;
-    let to_us = RouteQuery {
-        destination: Some(address),
-        ..RouteQuery::default()
-    };
-    let reply = RouteQuery {
-        source: Some(address),
-        destination: Some(source),
-        ..RouteQuery::default()
-    };
-    let to_us = netlink.query_route(to_us).await;
-    let no_route = match netlink.query_route(reply).await {
-        Ok(RouteResult::Refused(error)) => Some(route_error(&error)),
-        Ok(RouteResult::By(_)) | Err(_) => None,
-    };
-    let is_set = |path: &str| Some(setting(path)? != "0");
-    let interval = setting("icmp/ratelimit").and_then(|text| text.parse().ok());
-    let mask = setting("icmp/ratemask");
-    Facts {
-        has_address: matches!(to_us, Ok(RouteResult::By(found)) if found.is_local),
-        arrived: lost.arrived,
-        reached_icmp: lost.reached_icmp,
-        is_disabled: is_set(&format!("conf/{}/disable_ipv6", test.device)),
-        ignores_echo: is_set("icmp/echo_ignore_all"),
-        limits_replies: interval
-            .zip(mask)
-            .map(|(interval, mask)| limits_replies(interval, &mask)),
-        no_route,
-        programs_in: others_at(netlink, test, Direction::Ingress).await,
-        programs_out: others_at(netlink, test, Direction::Egress).await,
-    }
-}
-
-/// A setting below /proc/sys/net/ipv6.
-fn setting(path: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/{path}")).ok()?;
-    Some(text.trim().to_owned())
-}
-
-/// The programs and filters of other software at the tunnel's interface.
-async fn others_at(netlink: &Netlink, test: &Planned, direction: Direction) -> Vec<String> {
-    let seen = seen_at(netlink, &test.device, test.index, direction).await;
-    let others = seen
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|seen| !seen.is_ours);
-    let shown = others.map(|seen| {
-        let name = match seen.name.as_str() {
-            "" => "program",
-            name => name,
-        };
-        format!("{name} {} by {}", seen.number, seen.hook.name())
-    });
-    shown.collect()
 }
 
 #[cfg(test)]
@@ -512,9 +497,12 @@ mod tests {
     #[test]
     fn each_address_of_a_tunnel_that_is_up_is_tested() {
         let addresses = |names: &[&str], program: &str| -> Vec<String> {
-            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            let asked = api::InsideRequest {
+                tunnels: names.iter().map(ToString::to_string).collect(),
+                ..api::InsideRequest::default()
+            };
             let has_program = |name: &IfName| program.contains(name.as_str());
-            let plan = Plan::new(&config(""), &links(), has_program, &names);
+            let plan = Plan::new(&config(""), &links(), has_program, &asked);
             let tests = plan.tests.iter();
             tests.map(|test| test.subject.address.to_string()).collect()
         };
@@ -528,7 +516,8 @@ mod tests {
     #[test]
     fn the_source_and_the_way_of_leaks_are_those_of_the_configuration() {
         let outside = "check_source = \"2001:db8:ffff::9\"";
-        let plan = Plan::new(&config(outside), &links(), |_| true, &[]);
+        let all = api::InsideRequest::default();
+        let plan = Plan::new(&config(outside), &links(), |_| true, &all);
         let [first, _, last] = &plan.tests[..] else {
             panic!("{:?}", plan.tests)
         };
@@ -541,14 +530,34 @@ mod tests {
             (plan.name(8), plan.name(9)),
             ("sixxs1".to_owned(), "interface 9".to_owned())
         );
-        let plan = Plan::new(&config(""), &links(), |_| true, &[]);
+        let plan = Plan::new(&config(""), &links(), |_| true, &all);
         assert_eq!(plan.tests[0].subject.source, DEFAULT_SOURCE);
+        let ports = api::InsideRequest {
+            tcp: vec![443],
+            udp: vec![53, 123],
+            ..all
+        };
+        let plan = Plan::new(&config(""), &links(), |_| true, &ports);
+        let probes: Vec<_> = plan.tests[..4]
+            .iter()
+            .map(|test| test.subject.probe)
+            .collect();
+        let expected = [
+            Probe::Ping,
+            Probe::Tcp(443),
+            Probe::Udp(53),
+            Probe::Udp(123),
+        ];
+        assert_eq!(probes, expected);
+        assert_eq!(plan.tests.len(), 3 * 4);
     }
 
     #[test]
     fn tests_at_a_time_have_different_numbers() {
-        let numbers = Numbers::default();
-        let other = numbers.clone();
-        assert_ne!(numbers.next().sequence, other.next().sequence);
+        let shared = Shared::default();
+        let other = shared.clone();
+        for probe in [Probe::Ping, Probe::Tcp(443), Probe::Udp(443)] {
+            assert_ne!(shared.message(probe).word(), other.message(probe).word());
+        }
     }
 }

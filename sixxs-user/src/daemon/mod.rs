@@ -2,10 +2,10 @@
 //!
 //! Three files compose, each on top of the next: [`daemon`] handles events and reports, [`operations`]
 //! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
-//! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
-//! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`groups`] which link carries the prefixes of a group, [`deprecator`] the
-//! addresses of links that fail, [`history`], [`alerts`], [`problems`], [`reload`]. [`endpoint_updates`] owns the tasks that report this
+//! it needs as arguments and does not know the others. [`intent`] has the intended state, [`tunnels`] the
+//! drivers, [`reconciler`] the host, [`tamper_log`] what others remove. [`leak_reports`], [`echo_health`]
+//! and [`health`] have the health of tunnels, [`groups`] the link that carries the prefixes of a group, [`deprecator`] the
+//! addresses of links that fail. [`history`], [`alerts`], [`problems`] and [`reload`] have what they are named after. [`endpoint_updates`] owns the tasks that report this
 //! host's address, [`probes`] those that probe links. [`snapshot`] is the state as plain data; [`status`], [`observations`] and
 //! [`metrics_snapshot`] are functions of it.
 //!

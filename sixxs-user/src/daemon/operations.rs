@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     enforcer::Enforcer,
-    inside_test::{self, Numbers},
+    inside_test::{self, Shared},
     reload::{Changes, Trial},
     systemd,
     tunnels::{AfterStop, stop_in_task},
@@ -46,8 +46,8 @@ pub(super) struct Operations {
     pub(super) trial: Trial,
     /// Tunnels that start once other drivers have stopped.
     pub(super) pending: BTreeSet<IfName>,
-    /// Numbers for inside tests.
-    pub(super) numbers: Numbers,
+    /// What all inside tests share.
+    pub(super) inside: Shared,
 }
 
 impl Operations {
@@ -68,7 +68,7 @@ impl Operations {
     /// Tests whether the tunnels would answer. A task answers.
     pub(super) fn test_inside(
         &self,
-        names: &api::Names,
+        asked: &api::InsideRequest,
         answer: Answer<anyhow::Result<api::InsideTests>>,
     ) {
         let Enforcer {
@@ -79,11 +79,11 @@ impl Operations {
             intent.effective(),
             reconciler.links(),
             |name| hooks.contains_key(name),
-            &names.tunnels,
+            asked,
         );
-        let tester = reconciler.programs().inside_tester();
         let answer = self.enforcer.history.counting(answer);
-        inside_test::start(tester, plan, self.numbers.clone(), answer);
+        let tester = reconciler.programs().inside_tester(&self.inside.testers);
+        inside_test::start(tester, plan, self.inside.clone(), answer);
     }
 
     /// The tunnel of the account in this file, which is added if it is new.

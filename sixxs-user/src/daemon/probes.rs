@@ -37,7 +37,7 @@ impl Probes {
         }
     }
 
-    /// Probes the links of this configuration that `is_up` accepts. A link that comes up begins anew.
+    /// Probes the links of this configuration that `is_up` accepts. A link that comes up begins again.
     pub(super) fn follow(&mut self, config: &Config, is_up: impl Fn(&IfName) -> bool) {
         let is_probed = |tunnel: &&Tunnel| is_up(&tunnel.name);
         let wanted = config.tunnels.iter().filter(is_probed);
@@ -52,7 +52,7 @@ impl Probes {
             let start = || Prober::start(name.clone(), path, limits, self.finished.clone());
             match self.links.get_mut(name) {
                 Some(link) if link.prober.path() == path => {}
-                // Its address has changed: what was found stays.
+                // Its address has changed: the results so far stay.
                 Some(link) => link.prober = start(),
                 None => {
                     let link = ProbedLink {
@@ -158,7 +158,7 @@ mod tests {
         assert_ne!(probes.quality(&he), Quality::Good);
         probes.follow(&config("[link.probe]\nwindow_seconds = 3\n"), |_| true);
         assert_eq!(probes.quality(&he), Quality::Good);
-        // A link that comes up again begins anew.
+        // A link that comes up again begins again.
         probes.follow(&probed, |_| true);
         probes.add(&lost, started + Duration::from_secs(1));
         probes.follow(&probed, |_| false);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use sixxs_core::config::Config;
+use sixxs_core::{config::Config, types::IfName};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, info};
 
@@ -15,7 +15,7 @@ use super::{
     event::{Receivers, Signals, Sources},
     history::History,
     inside_monitor::{self, InsideMonitor, Tested},
-    inside_test::Numbers,
+    inside_test::Shared,
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
@@ -53,13 +53,8 @@ pub(super) async fn start(
     raise_descriptor_limit();
     drop_trace::remove_leftovers();
     let signals = Signals::handle()?;
-    // Subscribed before the first scan, so that no change is lost in between.
-    let watcher = Arc::new(Watcher::subscribe()?);
-    let netlink = Netlink::open()?;
-    // Interfaces that an earlier run made, of tunnels that are not configured any more.
-    let native = config.tunnels.iter().filter(|t| t.kind.is_native());
-    let names = native.map(|tunnel| tunnel.name.clone()).collect();
-    netlink.remove_marked(&names).await?;
+    let names = native_names(&config);
+    let (watcher, netlink) = open_netlink(&names).await?;
 
     let (notifier, clock) = (ChangeNotifier::default(), Clock::default());
     let ledger_clock = Arc::new(clock.clone());
@@ -90,29 +85,39 @@ pub(super) async fn start(
         watcher,
         paths: paths.clone(),
     });
-    first_round(&mut enforcer, &context).await?;
+    // A driver reports later. Until then its tunnel has the stored parameters.
+    let learned = context.stored_parameters(enforcer.intent.wanted()).await;
+    enforcer.intent.resume(learned);
+    enforcer.run_round().await?;
+    enforcer.listeners.listen();
     let operations = Operations {
         pending: BTreeSet::new(),
         enforcer,
         context,
         stopped_sender: senders.stopped,
         trial: Trial::default(),
-        numbers: Numbers::default(),
+        inside: Shared::default(),
     };
     let pruning = tokio::spawn(prune(connects));
     let inside = InsideMonitor::new(senders.tested);
-    let daemon = Daemon::new(operations, inside, options.on_demand, pruning)?;
-    Ok((daemon, sources))
+    Ok((
+        Daemon::new(operations, inside, options.on_demand, pruning)?,
+        sources,
+    ))
 }
 
-/// Runs the first round, then listens for clients.
-async fn first_round(enforcer: &mut Enforcer, context: &DriverContext) -> anyhow::Result<()> {
-    // A driver reports later. Until then its tunnel has the stored parameters.
-    let learned = context.stored_parameters(enforcer.intent.wanted()).await;
-    enforcer.intent.resume(learned);
-    enforcer.run_round().await?;
-    enforcer.listeners.listen();
-    Ok(())
+/// Subscribes to changes before the first scan, so that no change is lost in between. Removes interfaces that an
+/// earlier run made, of tunnels that are not configured any more.
+async fn open_netlink(names: &BTreeSet<IfName>) -> anyhow::Result<(Arc<Watcher>, Netlink)> {
+    let watcher = Arc::new(Watcher::subscribe()?);
+    let netlink = Netlink::open()?;
+    netlink.remove_marked(names).await?;
+    Ok((watcher, netlink))
+}
+
+fn native_names(config: &Config) -> BTreeSet<IfName> {
+    let native = config.tunnels.iter().filter(|t| t.kind.is_native());
+    native.map(|tunnel| tunnel.name.clone()).collect()
 }
 
 /// The senders of the daemon's tasks.

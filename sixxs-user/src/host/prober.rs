@@ -150,9 +150,9 @@ impl Task {
         }
     }
 
-    /// Takes what has arrived; `None`: it is no reply to a probe that waits.
+    /// Takes a reply; `None`: it answers no probe that waits.
     fn take(&mut self, received: io::Result<[u8; 8]>) -> Option<(Instant, Option<Duration>)> {
-        // An error is that of an earlier probe, which then gets no reply.
+        // An error belongs to an earlier probe, which then gets no reply.
         let answer = received.ok()?;
         let open = self.socket.as_ref()?;
         let is_reply_to = |waiting: &Waiting| {

@@ -75,9 +75,9 @@ impl Netlink {
     /// Whether a change of an address has to have the flag `noprefixroute`, so that the kernel leaves the routes of its prefix
     /// alone.
     ///
-    /// For an address whose valid lifetime ends the kernel would always add a route, also where a router has advertised that
-    /// the prefix is not on the link; and a present route would not belong to the router advertisements any more. There the
-    /// flag has no other effect.
+    /// For an address whose valid lifetime ends, the kernel would always add a route, also where a router has advertised that
+    /// the prefix is not on the link. A present route would not belong to the router advertisements any more. The flag has no
+    /// other effect there.
     async fn hides_routes(&self, present: &AddressMessage) -> anyhow::Result<bool> {
         let flags = flags(present);
         if flags.contains(AddressFlags::Noprefixroute) || !flags.contains(AddressFlags::Permanent) {

@@ -1,7 +1,7 @@
 //! The prefix routes of an address, which the kernel changes together with the address.
 //!
 //! A change of an address without an end makes the kernel look for the on-link route of the prefix by the interface
-//! (`modify_prefix_route`). It adds the route if it is missing. It takes the route with the lowest metric, whoever made it,
+//! (`modify_prefix_route`). It adds the route if it is missing. It takes the route with the lowest metric, also a foreign one,
 //! and replaces it if its metric is not that of the address. With the flag `noprefixroute` it removes that route instead
 //! (`cleanup_prefix_route`).
 

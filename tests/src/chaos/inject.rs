@@ -64,16 +64,7 @@ impl Host<'_> {
                 let code = self.daemon.take().context("a daemon lives")?.stop()?;
                 ensure!(code == 0, "sixxs run ended with {code}");
             }
-            Action::Start => {
-                let run = self.program.command(&clock::MOVABLE);
-                self.daemon = Some(self.program.start_as(run)?);
-                self.starting = false;
-            }
-            Action::StartOnly => {
-                let run = self.program.command(&clock::MOVABLE);
-                self.daemon = Some(self.program.spawn_as(run)?);
-                self.starting = true;
-            }
+            Action::Start | Action::StartOnly => self.start_daemon(action == Action::StartOnly)?,
             Action::Reload(by_signal) => self.reload(by_signal)?,
             Action::Carrier => self.change_carrier()?,
             Action::Freeze => self.signal(Signal::SIGSTOP)?,
@@ -85,6 +76,16 @@ impl Host<'_> {
             Action::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
             Action::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
         }
+        Ok(())
+    }
+
+    fn start_daemon(&mut self, may_start_later: bool) -> Result<()> {
+        let run = self.program.command(&clock::MOVABLE);
+        self.daemon = Some(match may_start_later {
+            true => self.program.spawn_as(run)?,
+            false => self.program.start_as(run)?,
+        });
+        self.starting = may_start_later;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::impairment::Impairment;
-use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::lab::topology::{Flavour, GATEWAY, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Spec, Tunnel, nft};
 use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::probe::{self, PingStream, ping};
@@ -25,6 +25,9 @@ const LINKS: [&str; 2] = ["sixxs0", "sixxs1"];
 
 /// Probes that show within a second whether a link works.
 const PROBE: &str = "probe = { interval_ms = 100, window_seconds = 2 }\n";
+
+/// The group returns to its first link soon.
+const RETURNS: &str = "return_seconds = 2\n";
 
 /// A probe without a reply is lost after a second. Then two more are sent and lost: 20% of 20 is four.
 const NOTICED: Duration = Duration::from_secs(15);
@@ -110,7 +113,7 @@ fn wait_for_switch(fixture: &Fixture, count: usize) -> Result<Value> {
     switches.last().cloned().context("a switch")
 }
 
-/// From now on, nothing gets through this link, and nobody says so.
+/// From now on, nothing gets through this link, without an error.
 fn kill(tunnel: &Tunnel) -> Result<()> {
     nft::load(tunnel.pop(), DEAD)
 }
@@ -134,24 +137,14 @@ fn ensure_answered(fixture: &Fixture) -> Result<()> {
 variants!(another_link_takes_over: tun(Tun, Auto), veth(Veth, Auto), clsact(Tun, Clsact));
 
 fn another_link_takes_over(flavour: Flavour, hook: Hook) -> Result<()> {
-    takes_over(with_group(
-        Spec::new(flavour),
-        hook,
-        "",
-        "return_seconds = 2\n",
-    )?)
+    takes_over(with_group(Spec::new(flavour), hook, "", RETURNS)?, flavour)
 }
 
 #[test]
 fn with_subtrees() -> Result<()> {
-    let subtrees = "rule_mode = \"subtrees\"\n";
-    let spec = Spec::new(Flavour::Tun);
-    takes_over(with_group(
-        spec,
-        Hook::Auto,
-        subtrees,
-        "return_seconds = 2\n",
-    )?)
+    let (flavour, subtrees) = (Flavour::Tun, "rule_mode = \"subtrees\"\n");
+    let fixture = with_group(Spec::new(flavour), Hook::Auto, subtrees, RETURNS)?;
+    takes_over(fixture, flavour)
 }
 
 /// The daemon and the programs carry the packets.
@@ -162,13 +155,13 @@ fn of_native_tunnels() -> Result<()> {
             carrier: Some(carrier),
             ..Spec::native([Kind::SixInFour, Kind::SixInFour])
         };
-        takes_over(with_group(spec, Hook::Auto, "", "return_seconds = 2\n")?)
-            .with_context(|| format!("carrier {carrier}"))?;
+        let fixture = with_group(spec, Hook::Auto, "", RETURNS)?;
+        takes_over(fixture, Flavour::Tun).with_context(|| format!("carrier {carrier}"))?;
     }
     Ok(())
 }
 
-fn takes_over(fixture: Fixture) -> Result<()> {
+fn takes_over(fixture: Fixture, flavour: Flavour) -> Result<()> {
     let daemon = start(&fixture)?;
     let [first, second] = fixture.lab.tunnels();
     let outside = fixture.lab.outside();
@@ -198,6 +191,15 @@ fn takes_over(fixture: Fixture) -> Result<()> {
     is_carried_by(&fixture, LINKS[1])?;
     ensure_answered(&fixture)?;
     let (status_before, devices) = (fixture.program.status()?, [UPLINK, LINKS[0]]);
+    // A socket that is bound to the link needs a route there.
+    let gateway = match flavour {
+        Flavour::Veth => format!("via {GATEWAY} "),
+        _ => String::new(),
+    };
+    fixture.host().ip(&format!(
+        "route add default {gateway}dev {} metric 5000\n",
+        LINKS[0]
+    ))?;
     for device in devices {
         let socket = leak::udp_socket(fixture.host(), OWN, Cause::Device(device))?;
         leak::send(&socket, OUTSIDE, 20, 100)?;
@@ -299,6 +301,11 @@ fn a_link_that_goes_is_replaced_at_once() -> Result<()> {
     fixture.program.run_ok(&["stop", LINKS[0]])?;
     is_carried_by(&fixture, LINKS[1])?;
     revive(second)?;
+    fixture
+        .program
+        .status_until("the other link is good", |status| {
+            status.tunnel(LINKS[1]).health == "healthy"
+        })?;
     fixture.program.run_ok(&["start", LINKS[0]])?;
     fixture.program.status_until("all is well", |status| {
         status.healthy && status.problems.is_empty()

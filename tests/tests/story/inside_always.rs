@@ -1,4 +1,4 @@
-//! The daemon tests by itself, from inside, whether tunnels answer: nobody has to ping.
+//! The daemon tests by itself, from inside, whether tunnels answer, without a ping from outside.
 
 use std::time::{Duration, Instant};
 

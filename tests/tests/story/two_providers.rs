@@ -260,7 +260,7 @@ fn a_prefix_changes() -> Result<()> {
     Ok(())
 }
 
-/// An address of a known network is guarded before a daemon has seen it. A new daemon knows the addresses that are lost.
+/// An address of a known network is guarded before a daemon knows it. A new daemon knows the addresses that are lost.
 #[test]
 fn what_a_daemon_has_not_seen() -> Result<()> {
     let fixture = with_two_providers(Hook::Auto)?;

@@ -47,6 +47,8 @@ pub(super) const WHOLE: &[Suite] = &[
             "bound_socket::",
             "tunnel_gone::",
             "down::",
+            "deprecation::address_kinds",
+            "deprecation::undone",
             "exits::a_table_of_a_vrf",
             "status::",
             "reload::",

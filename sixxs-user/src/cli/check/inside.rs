@@ -2,20 +2,25 @@
 
 use std::path::Path;
 
-use super::{Check, filters};
+use super::{Check, Ports, filters};
 use crate::control::{
-    api::{InsideTest, InsideTests, Names, State, Tunnel},
+    api::{InsideRequest, InsideTest, InsideTests, State, Tunnel},
     client,
 };
 
 /// The results for these tunnels; an error, as a message, if the daemon did not carry the tests out.
-pub(super) async fn test(socket: &Path, tunnels: &[Tunnel]) -> Result<Vec<InsideTest>, String> {
+pub(super) async fn test(
+    socket: &Path,
+    tunnels: &[Tunnel],
+    ports: Ports,
+) -> Result<Vec<InsideTest>, String> {
     let names = tunnels.iter().map(|tunnel| tunnel.name.clone());
-    let names = Names {
+    let request = InsideRequest {
         tunnels: names.collect(),
-        refresh: false,
+        tcp: ports.tcp,
+        udp: ports.udp,
     };
-    let asked = client::ask::<_, InsideTests>(socket, "/v1/check/inside", &names).await;
+    let asked = client::ask::<_, InsideTests>(socket, "/v1/check/inside", &request).await;
     let mut tests = asked.map_err(|error| format!("{error:#}"))?.tests;
     for test in &mut tests {
         let (true, Some(cause)) = (!test.pass, &test.cause) else {

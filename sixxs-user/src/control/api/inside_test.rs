@@ -4,10 +4,22 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
+/// What to test.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InsideRequest {
+    /// The tunnels; empty for all.
+    pub tunnels: Vec<String>,
+    /// TCP ports, in addition to pings.
+    pub tcp: Vec<u16>,
+    /// UDP ports.
+    pub udp: Vec<u16>,
+}
+
 /// The results for the tunnels that are up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct InsideTests {
-    /// One per address.
+    /// One per address and packet.
     pub tests: Vec<InsideTest>,
 }
 
@@ -23,7 +35,11 @@ pub struct InsideTest {
     pub address: Option<Ipv6Addr>,
     /// The source of the request.
     pub source: Option<Ipv6Addr>,
-    /// Whether somebody outside would get an answer.
+    /// `icmpv6`, `tcp` or `udp`.
+    pub protocol: Option<String>,
+    /// The tested port; `null` for a ping.
+    pub port: Option<u16>,
+    /// Whether somebody outside would get an answer that is no refusal.
     pub pass: bool,
     /// The interface by which the answer was about to leave; `null`: there was none.
     pub interface: Option<String>,

@@ -15,7 +15,7 @@ use sixxs_core::routing;
 
 pub use self::{
     alert::{About, Alert, Leak},
-    inside_test::{InsideTest, InsideTests},
+    inside_test::{InsideRequest, InsideTest, InsideTests},
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },

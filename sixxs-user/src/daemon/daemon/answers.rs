@@ -96,7 +96,7 @@ impl Daemon {
             Request::Account(verb, file, answer) => {
                 self.operations.control_account(verb, file, answer).await
             }
-            Request::Inside(names, answer) => self.operations.test_inside(&names, answer),
+            Request::Inside(asked, answer) => self.operations.test_inside(&asked, answer),
             Request::Tunnels(verb, names, answer) => {
                 self.operations.control_tunnels(verb, names, answer).await
             }

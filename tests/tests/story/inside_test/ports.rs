@@ -1,0 +1,125 @@
+//! TCP and UDP ports are tested in the same way.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use sixxs_tests::lab::nft;
+use sixxs_tests::lab::topology::Flavour;
+use sixxs_tests::probe::service::{DISCARD_PORT, TCP_PORT, UDP_PORT};
+use sixxs_tests::program::Hook;
+
+use super::{NAME, answers, started};
+use crate::fixture::Fixture;
+
+/// The test of a port, by its protocol and number.
+fn port(fixture: &Fixture, protocol: &str, number: u16) -> Result<Value> {
+    let (option, number) = (format!("--{protocol}"), number.to_string());
+    let (_, mut values) = fixture.program.json(&["check", NAME, &option, &number])?;
+    let report = values.pop().context("a report")?;
+    let checks = report["checks"].as_array().context("checks")?;
+    let mut inside = checks.iter().map(|check| &check["inside"]);
+    let found = inside.find(|inside| inside["protocol"] == protocol);
+    found
+        .cloned()
+        .with_context(|| format!("no test: {report:#}"))
+}
+
+variants!(ports_are_tested: tun_ports(Tun, Auto), veth_ports(Veth, Auto), tun_clsact_ports(Tun, Clsact));
+
+fn ports_are_tested(flavour: Flavour, hook: Hook) -> Result<()> {
+    const CLOSED: u16 = 4443;
+    const REPEATED: u64 = 8;
+    let (fixture, daemon) = started(flavour, hook, "")?;
+    answers(&fixture)?;
+    let [first, _] = fixture.lab.tunnels();
+    let reached = || -> Result<u64> { first.broker_counters()?.get("from_host") };
+    let before = (fixture.program.status()?.tunnel(NAME).packets, reached()?);
+    for (protocol, number, pass, words) in [
+        (
+            "tcp",
+            TCP_PORT,
+            true,
+            "accepts TCP port 7007 from 3fff:fff::1: leaves by sixxs0",
+        ),
+        (
+            "tcp",
+            CLOSED,
+            false,
+            "refuses TCP port 4443 from 3fff:fff::1: the refusal leaves by sixxs0",
+        ),
+        (
+            "udp",
+            UDP_PORT,
+            true,
+            "answers at UDP port 7 from 3fff:fff::1: leaves by sixxs0",
+        ),
+        (
+            "udp",
+            CLOSED,
+            false,
+            "refuses UDP port 4443 from 3fff:fff::1: the refusal leaves by sixxs0",
+        ),
+        (
+            "udp",
+            DISCARD_PORT,
+            true,
+            "takes UDP port 9 from 3fff:fff::1, and sends no answer",
+        ),
+    ] {
+        for _ in 0..REPEATED {
+            let tested = port(&fixture, protocol, number)?;
+            let sentence = tested["sentence"].as_str().unwrap_or_default();
+            ensure!(
+                tested["pass"] == pass && sentence.contains(words),
+                "{tested:#}"
+            );
+            ensure!(tested["port"] == number, "{tested:#}");
+            let refuses = sentence.contains("refuses");
+            ensure!((tested["cause"] == "refused") == refuses, "{tested:#}");
+        }
+    }
+    // No connection is left half open, and nothing was sent or counted.
+    let half_open = fixture.host().sh("ss -6Htan state syn-recv")?;
+    ensure!(half_open.is_empty(), "{half_open}");
+    let after = (fixture.program.status()?.tunnel(NAME).packets, reached()?);
+    // Some flavours have packets of their own, such as listener reports, but not as many as there are tests of a kind.
+    let more = (
+        after.0.into - before.0.into,
+        after.0.out - before.0.out,
+        after.1 - before.1,
+    );
+    ensure!(
+        more.0 < REPEATED && more.1 < REPEATED && more.2 < REPEATED,
+        "{more:?}"
+    );
+    // Real connections work as before.
+    fixture.ensure_outside_answered(first)?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// A filter for a port is named, and the ping is answered.
+#[test]
+fn a_filter_for_a_port_is_named() -> Result<()> {
+    let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    let rules = format!("tcp dport {TCP_PORT} drop; udp dport {UDP_PORT} drop;");
+    nft::load(
+        fixture.host(),
+        &format!(
+            "table inet ports {{ chain in {{ type filter hook input priority 0; {rules} }}; }}"
+        ),
+    )?;
+    for (protocol, number) in [("tcp", TCP_PORT), ("udp", UDP_PORT)] {
+        let tested = port(&fixture, protocol, number)?;
+        ensure!(
+            tested["pass"] == false && tested["cause"] == "packet_filter",
+            "{tested:#}"
+        );
+        let sentence = tested["sentence"].as_str().unwrap_or_default();
+        ensure!(
+            sentence.contains("chain inet ports in at input"),
+            "{tested:#}"
+        );
+    }
+    answers(&fixture)?;
+    Ok(())
+}
