@@ -206,6 +206,7 @@ fn outage_is_shown(fixture: &Fixture, name: &str) -> Result<()> {
     for (locale, block) in [("C.UTF-8", "▁▂▃▄▅▆▇█"), ("C", "_.:-=+*#")] {
         let output = shown(fixture, locale, &[name])?;
         let text = output.stdout;
+        assert_eq!(text.is_ascii(), locale == "C", "{text}");
         let is_block = |c: char| block.contains(c);
         let mut days = text.lines().skip(2).take_while(|line| *line != "outages");
         assert!(days.any(|day| day[10..].contains(is_block)), "{text}");
