@@ -279,7 +279,7 @@ impl Enforcer {
         problems
     }
 
-    /// Deprecates the addresses of links that fail, and restores those of others. Returns problems.
+    /// Deprecates the addresses of links that fail, and restores the addresses of other links. Returns problems.
     async fn deprecate(&mut self) -> Vec<String> {
         let (netlink, links) = self.reconciler.netlink_and_links();
         let intended = Intended {
