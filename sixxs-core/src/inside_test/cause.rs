@@ -81,7 +81,7 @@ pub enum Cause {
 /// A kernel's reason, and the cause that it stands for.
 type Row = (&'static str, fn(&Facts) -> Cause);
 
-/// The reasons that say enough.
+/// The reasons that are sufficient.
 const REASONS: &[Row] = &[
     ("IPV6DISABLED", |_| Cause::Disabled),
     ("TC_INGRESS", |_| Cause::ProgramIn),

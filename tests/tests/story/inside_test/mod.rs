@@ -82,7 +82,7 @@ fn fails(fixture: &Fixture, cause: &str, words: &str) -> Result<Value> {
     Ok(failed)
 }
 
-/// Breaks something by a command, expects the cause, mends it, and expects an answer again.
+/// Breaks something by a command, expects the cause, repairs it, and expects an answer again.
 fn breaks(fixture: &Fixture, command: &str, cause: &str, words: &str, mend: &str) -> Result<Value> {
     answers(fixture)?;
     fixture.host().sh(command)?;
