@@ -55,6 +55,7 @@ pub(super) const WHOLE: &[Suite] = &[
             "outer_traffic::endpoints",
             "aiccu_commands::",
             "subtrees::from_rules_to_subtrees_and_back",
+            "inside_test::",
             "xdp::",
             "xdp_dispatcher::",
             "wireguard::",
