@@ -64,6 +64,8 @@ pub enum Cause {
     Filter,
     /// An IPsec policy.
     Ipsec,
+    /// No socket takes it, and the host does not report that.
+    NoSocket,
     /// The host ignores echo requests.
     EchoIgnored,
     /// The reply has no route, with the reason.
@@ -88,6 +90,7 @@ const REASONS: &[Row] = &[
     ("TC_EGRESS", |_| Cause::ProgramOut),
     ("NETFILTER_DROP", filter),
     ("XFRM_POLICY", |_| Cause::Ipsec),
+    ("NO_SOCKET", |_| Cause::NoSocket),
 ];
 
 fn filter(facts: &Facts) -> Cause {
@@ -164,6 +167,7 @@ impl Cause {
             Self::FilterOut => "packet_filter_out",
             Self::Filter => "packet_filter",
             Self::Ipsec => "ipsec_policy",
+            Self::NoSocket => "no_socket",
             Self::EchoIgnored => "echo_ignored",
             Self::NoRoute(_) => "no_route",
             Self::RateLimit => "rate_limit",
@@ -209,6 +213,7 @@ impl Cause {
             Self::FilterOut => "a packet filter drops the answer".to_owned(),
             Self::Filter => "a packet filter drops the request or the answer".to_owned(),
             Self::Ipsec => "an IPsec policy refuses the request".to_owned(),
+            Self::NoSocket => "nothing listens there, and the host sends no error".to_owned(),
             Self::EchoIgnored => "the host ignores all pings".to_owned(),
             Self::NoRoute(reason) => format!("the answer has no route: {reason}"),
             Self::RateLimit => "the host limits the rate of its answers".to_owned(),
@@ -239,6 +244,9 @@ impl Cause {
                 "accept ICMPv6 echo messages there; if it drops only {source}, set check_source to an address that may ping"
             ),
             Self::Ipsec => "ip xfrm policy list shows it".to_owned(),
+            Self::NoSocket => {
+                "ss -6lnp shows what listens; net.ipv6.icmp.ratelimit limits errors".to_owned()
+            }
             Self::EchoIgnored => "sysctl -w net.ipv6.icmp.echo_ignore_all=0".to_owned(),
             Self::NoRoute(_) | Self::LeavesBy(_) => {
                 format!("sixxs explain {address} {source} shows why")
@@ -298,6 +306,7 @@ mod tests {
             ("TC_INGRESS", &not_reached, Cause::ProgramIn),
             ("TC_EGRESS", &facts(), Cause::ProgramOut),
             ("XFRM_POLICY", &not_reached, Cause::Ipsec),
+            ("NO_SOCKET", &not_reached, Cause::NoSocket),
             ("NOMEM", &facts(), Cause::Unknown(drop("NOMEM", Some("f")))),
         ] {
             let trace = trace(&[drop(NOT_SPECIFIED, Some(ICMPV6)), drop(reason, Some("f"))]);
@@ -407,6 +416,7 @@ mod tests {
             Cause::FilterOut,
             Cause::Filter,
             Cause::Ipsec,
+            Cause::NoSocket,
             Cause::EchoIgnored,
             Cause::NoRoute("none".to_owned()),
             Cause::RateLimit,

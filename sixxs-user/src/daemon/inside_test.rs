@@ -313,20 +313,23 @@ impl Run {
         since: Instant,
         limit: Duration,
     ) -> anyhow::Result<Outcome> {
+        let recorded = self.wait(request, since, limit)?;
+        self.tester.end(request)?;
+        Ok(outcome(recorded))
+    }
+
+    fn wait(
+        &self,
+        request: &TestRequest,
+        since: Instant,
+        limit: Duration,
+    ) -> anyhow::Result<Recorded> {
         let mut recorded = self.tester.read(request)?;
         while recorded.left_ns == 0 && since.elapsed() < limit {
             thread::sleep(INTERVAL);
             recorded = self.tester.read(request)?;
         }
-        self.tester.end(request)?;
-        Ok(match recorded.left_ns {
-            0 => Outcome::Lost(Lost {
-                arrived: recorded.arrived_ns != 0,
-                untraced: Some("more tests failed than are traced".to_owned()),
-                ..Lost::default()
-            }),
-            _ => Outcome::Reply(recorded),
-        })
+        Ok(recorded)
     }
 
     /// Repeats a test without reply, and finds out what the kernel dropped.
@@ -367,15 +370,30 @@ impl Run {
             Probe::Tcp(_) | Probe::Udp(_) => None,
         };
         let request = self.begin(test)?;
-        let mut outcome = self.end(&request, Instant::now(), TRACED_LIMIT)?;
+        let recorded = self.wait(&request, Instant::now(), TRACED_LIMIT)?;
+        // The end of a test may put another packet in.
+        let text = match trace {
+            Ok(trace) => Some(trace.text()),
+            Err(_) => None,
+        };
+        self.tester.end(&request)?;
+        let mut outcome = outcome(recorded);
         if let (Outcome::Lost(lost), Some(before)) = (&mut outcome, before) {
             lost.reached_icmp = requests_in(&test.device).map(|after| after > before);
         }
-        let dropped = match trace {
-            Ok(trace) => Some(drops::parse(&trace.text()?)),
-            Err(_) => None,
-        };
+        let dropped = text.transpose()?.map(|text| drops::parse(&text));
         Ok((outcome, dropped))
+    }
+}
+
+fn outcome(recorded: Recorded) -> Outcome {
+    match recorded.left_ns {
+        0 => Outcome::Lost(Lost {
+            arrived: recorded.arrived_ns != 0,
+            untraced: Some("more tests failed than are traced".to_owned()),
+            ..Lost::default()
+        }),
+        _ => Outcome::Reply(recorded),
     }
 }
 

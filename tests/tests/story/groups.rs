@@ -11,7 +11,7 @@ use sixxs_tests::lab::topology::{Flavour, GATEWAY, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Spec, Tunnel, nft};
 use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::probe::{self, PingStream, ping};
-use sixxs_tests::program::status::{Group, Status};
+use sixxs_tests::program::status::{Group, Probes, Status};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
@@ -45,12 +45,16 @@ const DEAD: &str = "table ip6 dead {
 
 /// A lab with a group of both links. All requests arrive by the second one.
 fn with_group(spec: Spec, hook: Hook, top: &str, group: &str) -> Result<Fixture> {
+    with_probes(PROBE, spec, hook, top, group)
+}
+
+fn with_probes(probe: &str, spec: Spec, hook: Hook, top: &str, group: &str) -> Result<Fixture> {
     let mtu = format!("mtu = {}\n", spec.mtu);
     let fixture = Fixture::with_spec(spec, hook, top)?;
     let text = fixture
         .lab
         .config(top)
-        .replace(&mtu, &format!("{mtu}{PROBE}"));
+        .replace(&mtu, &format!("{mtu}{probe}"));
     let group = format!(
         "\n[[group]]\nname = \"lan\"\nlinks = [\"sixxs0\", \"sixxs1\"]\nprefixes = [\"{PREFIX}\"]\n{group}"
     );
@@ -197,7 +201,7 @@ fn takes_over(fixture: Fixture, flavour: Flavour) -> Result<()> {
         _ => String::new(),
     };
     fixture.host().ip(&format!(
-        "route add default {gateway}dev {} metric 5000\n",
+        "route add ::/0 {gateway}dev {} metric 5000\n",
         LINKS[0]
     ))?;
     for device in devices {
@@ -241,6 +245,32 @@ fn takes_over(fixture: Fixture, flavour: Flavour) -> Result<()> {
     fixture
         .program
         .status_until("all is well", |status| status.healthy)?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// The guide to failover names the time: 2.5 to 3 s, if the machine is idle.
+#[test]
+fn a_dead_link_is_left_within_seconds_by_default() -> Result<()> {
+    let spec = Spec::new(Flavour::Tun);
+    let fixture = with_probes("", spec, Hook::Auto, "", "prefer = []\n")?;
+    let daemon = start(&fixture)?;
+    // With a window that is full, the losses need the longest to reach the limit.
+    let probes = || Ok(fixture.program.status()?.tunnel(LINKS[0]).probes);
+    let is_full = |probes: &Option<Probes>| probes.as_ref().is_some_and(|it| it.sent == 20);
+    wait::until("the window is full", NOTICED, probes, is_full)?;
+    let [first, second] = fixture.lab.tunnels();
+    let stream = PingStream::start(fixture.lab.outside(), OWN, Duration::from_millis(10))?;
+    let died = Instant::now();
+    kill(first)?;
+    wait_for_switch(&fixture, 1).with_context(|| daemon.log())?;
+    let took = died.elapsed();
+    ensure_answered(&fixture)?;
+    let pings = stream.stop()?;
+    let lost = Duration::from_millis(10 * (pings.sent - pings.answered));
+    println!("{lost:?} without answers, {took:?} until the alert");
+    ensure!(lost < Duration::from_secs(4), "{lost:?}");
+    ensure!(second.broker_counters()?.get("strays")? == 0);
     ensure!(daemon.stop()? == 0);
     Ok(())
 }

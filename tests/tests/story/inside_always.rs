@@ -102,12 +102,16 @@ fn pings_without_answer_are_explained() -> Result<()> {
         Duration::from_millis(100),
     )?;
     let name = first.plan.interface;
-    fixture
-        .program
-        .status_until("the reason is known", |status| {
+    // The daemon counts replies every ten seconds.
+    wait::until(
+        "the reason is known",
+        Duration::from_secs(20),
+        || fixture.program.status(),
+        |status| {
             let mut reasons = status.tunnel(name).health_reasons.iter();
             reasons.any(|reason| reason.contains("the host ignores all pings"))
-        })?;
+        },
+    )?;
     host.sysctl(&[("ipv6/icmp/echo_ignore_all", "0")])?;
     stream.stop()?;
     ensure!(daemon.stop()? == 0);

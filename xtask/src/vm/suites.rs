@@ -57,16 +57,23 @@ pub(super) const WHOLE: &[Suite] = &[
             "outer_traffic::endpoints",
             "aiccu_commands::",
             "subtrees::from_rules_to_subtrees_and_back",
+            "inside_test::",
             "xdp::",
             "xdp_dispatcher::",
             "wireguard::",
         ],
         // Tests that measure time, or need much of it, are not in the list: `footprint`, and `subtrees`
         // with its ten thousand addresses.
-        except: &[(
-            "a_fight_over_rules",
-            "counts repairs within seconds; an emulated processor is some ten times slower",
-        )],
+        except: &[
+            (
+                "a_fight_over_rules",
+                "counts repairs within seconds; an emulated processor is some ten times slower",
+            ),
+            (
+                "a_passing_test_costs_little",
+                "measures processor time; an emulated processor is some ten times slower",
+            ),
+        ],
         variables: &[FEATURES, PATIENCE],
     },
     GUIDES,

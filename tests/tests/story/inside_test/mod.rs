@@ -15,7 +15,7 @@ use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
 use crate::answer_echo::FIREWALL;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, exclusive};
 
 /// Limit until the daemon has noticed a change, and the check finds it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -247,6 +247,27 @@ fn answers_of_the_programs_are_named() -> Result<()> {
     let (_, values) = fixture.program.json(&["status"])?;
     let echo = &values.first().context("a status")?["tunnels"][0]["echo"];
     ensure!(echo["answered_by_programs"] == 0, "{echo:#}");
+    Ok(())
+}
+
+/// A test that passes costs the daemon little: here with all the rest of a check.
+#[test]
+fn a_passing_test_costs_little() -> Result<()> {
+    const CHECKS: u32 = 100;
+    let _exclusive = exclusive();
+    let (fixture, daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    answers(&fixture)?;
+    let before = daemon.processor_time()?;
+    for _ in 0..CHECKS {
+        ensure!(test(&fixture)?["pass"] == true);
+    }
+    let each = (daemon.processor_time()? - before) / CHECKS;
+    println!("{each:?} of processor for a check");
+    ensure!(
+        each < Duration::from_millis(5) * wait::patience(),
+        "{each:?}"
+    );
+    ensure!(daemon.stop()? == 0);
     Ok(())
 }
 

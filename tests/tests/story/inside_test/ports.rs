@@ -6,8 +6,9 @@ use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::service::{DISCARD_PORT, TCP_PORT, UDP_PORT};
 use sixxs_tests::program::Hook;
+use sixxs_tests::wait;
 
-use super::{NAME, answers, started};
+use super::{LIMIT, NAME, answers, started};
 use crate::fixture::Fixture;
 
 /// The test of a port, by its protocol and number.
@@ -94,6 +95,28 @@ fn ports_are_tested(flavour: Flavour, hook: Hook) -> Result<()> {
     // Real connections work as before.
     fixture.ensure_outside_answered(first)?;
     ensure!(daemon.stop()? == 0);
+    Ok(())
+}
+
+/// The host limits the rate of its errors, so that a closed port does not answer.
+#[test]
+fn a_closed_port_without_error_is_named() -> Result<()> {
+    const CLOSED: u16 = 4443;
+    let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    let tested = port(&fixture, "udp", CLOSED)?;
+    ensure!(tested["cause"] == "refused", "{tested:#}");
+    fixture
+        .host()
+        .sh("sysctl -qw net.ipv6.icmp.ratelimit=1000000")?;
+    let limited = || port(&fixture, "udp", CLOSED);
+    let found = wait::until("its errors are limited", LIMIT, limited, |tested| {
+        tested["cause"] == "no_socket"
+    })?;
+    ensure!(
+        found["reason"] == "NO_SOCKET" && found["pass"] == false,
+        "{found:#}"
+    );
+    answers(&fixture)?;
     Ok(())
 }
 
