@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::lab::advertiser::Advertised;
+use sixxs_tests::lab::netns::Namespace;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
@@ -14,6 +15,27 @@ use super::{
 };
 use crate::fixture::Fixture;
 use crate::two_providers::{advertises, take_addresses};
+
+/// The routes to the advertised prefix, with the kernel's flags (`RTF_…`): some mark a route as that of the router
+/// advertisements.
+fn route_flags(host: &Namespace) -> Result<Vec<String>> {
+    let table = host.run(|| {
+        let table = std::fs::read_to_string("/proc/thread-self/net/ipv6_route");
+        table.context("read the routes")
+    })?;
+    let its = table
+        .lines()
+        .filter(|line| line.starts_with("20010db8000a0000") && line.ends_with(FAILING));
+    // Without the counts of uses.
+    let columns = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [to, bits, .., metric, _, _, flags, _] = words[..] else {
+            anyhow::bail!("{line}");
+        };
+        Ok([to, bits, metric, flags].join(" "))
+    };
+    its.map(columns).collect()
+}
 
 /// A router refreshes the lifetimes every three seconds, also while the link fails.
 #[test]
@@ -41,7 +63,8 @@ fn router_advertisements_while_a_link_fails() -> Result<()> {
     })?;
     let daemon = start(&fixture)?;
     let before = seen()?;
-    let routes_before = routes(host)?;
+    let (routes_before, flags_before) = (routes(host)?, route_flags(host)?);
+    ensure!(!flags_before.is_empty());
     refuse(&fixture, "add")?;
     wait_until(&fixture, true, &[]).with_context(|| daemon.log())?;
 
@@ -84,6 +107,8 @@ fn router_advertisements_while_a_link_fails() -> Result<()> {
         ensure!(Some(without_lifetimes(info)) == expected, "{info:#}");
     }
     ensure!(routes(host)? == routes_before);
+    let flags = route_flags(host)?;
+    ensure!(flags == flags_before, "{flags_before:?}, then {flags:?}");
     ensure!(daemon.stop()? == 0);
     Ok(())
 }
