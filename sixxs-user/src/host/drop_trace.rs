@@ -28,7 +28,7 @@ const PREFIX: &str = "sixxs-check-";
 const IPV6: u16 = 0x86dd;
 
 /// Number of attempts to make an instance.
-const MAX_TRIES: u32 = 4;
+const MAX_TRIES: u32 = 16;
 
 /// Limit of the text that is read at a time.
 const MAX_BYTES: usize = 256 * 1024;
@@ -120,12 +120,15 @@ fn make(directory: &Path) -> anyhow::Result<File> {
             _ => {}
         }
         match options.open(directory.join("trace_pipe")) {
-            Err(error) if error.kind() == ErrorKind::NotFound && attempt < MAX_TRIES => {
-                attempt += 1
-            }
+            Err(error) if is_removed(&error) && attempt < MAX_TRIES => attempt += 1,
             opened => return opened.with_context(|| format!("open {}", directory.display())),
         }
     }
+}
+
+/// Whether an instance does not exist, or is being removed.
+fn is_removed(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// Removes the instances of killed processes, where tracefs is mounted.

@@ -73,6 +73,14 @@ pub(super) const WHOLE: &[Suite] = &[
                 "a_passing_test_costs_little",
                 "measures processor time; an emulated processor is some ten times slower",
             ),
+            (
+                "a_reverse_path_filter_is_named",
+                "needs nft_fib_ipv6, which the machine has not",
+            ),
+            (
+                "others_do_not_test",
+                "needs the group daemon, which the machine has not",
+            ),
         ],
         variables: &[FEATURES, PATIENCE],
     },
