@@ -150,10 +150,10 @@ fn faults_of_groups_are_named() {
             "expected a prefix of 16 bits or more",
         ),
         (
-            format!("{links}prefixes = [\"2001:db8:a::/48\"]\n"),
+            format!("{links}prefixes = [\"2001:db8:a::2/128\"]\n"),
             2,
             "prefixes",
-            "overlaps 2001:db8:a::2/128 of he",
+            "overlaps 2001:db8:a::2 of he",
         ),
         (format!("{LINES}weight = 3\n"), 3, "weight", "unknown key"),
         (
