@@ -212,6 +212,10 @@ mod tests {
             Some(name("b"))
         );
         assert_eq!(monitor.due(), Some(at(11)));
+        assert_eq!(
+            monitor.take(at(11)).map(|(tunnel, _)| tunnel),
+            Some(name("a"))
+        );
         // What could not be tested changes nothing.
         let error = Tested {
             tunnel: name("a"),
