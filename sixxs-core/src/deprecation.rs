@@ -20,7 +20,7 @@ mod failing_links;
 mod record;
 
 pub use failing_links::FailingLinks;
-pub use record::{Damaged, Entry, Former, Record};
+pub use record::{Entry, Former, Record};
 
 /// How long an address is still preferred, or valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -64,6 +64,7 @@ pub mod reconcile_limiter;
 pub mod remote;
 pub mod routing;
 pub mod secret;
+pub mod state_file;
 pub mod table_names;
 pub mod tunnel;
 pub mod types;

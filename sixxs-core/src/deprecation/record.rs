@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{Lifetime, ListedAddress};
-use crate::types::{IfIndex, IfName};
+use crate::{
+    state_file::{Damaged, Frame},
+    types::{IfIndex, IfName},
+};
 
 /// Lifetimes of an address before sixxs deprecated it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,19 +82,10 @@ impl Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record(BTreeMap<(IfIndex, Ipv6Addr), Entry>);
 
-/// The file is damaged, or from a later version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: expected {expected}")]
-pub struct Damaged {
-    /// The line, from 1.
-    pub line: usize,
-    /// The expected content.
-    pub expected: &'static str,
-}
-
-const HEADER: &str = "# Addresses that sixxs has deprecated, with their former lifetimes.";
-const VERSION: &str = "sixxs-deprecated 1";
-const ENTRY: &str = "an address with its link, lifetimes and times";
+const FRAME: Frame = Frame {
+    comment: "# Addresses that sixxs has deprecated, with their former lifetimes.",
+    version: "sixxs-deprecated 1",
+};
 
 /// The word for a value that is not known.
 const UNKNOWN: &str = "-";
@@ -149,23 +143,10 @@ impl Record {
 
     /// Reads the file.
     pub fn read(file: &[u8]) -> Result<Self, Damaged> {
-        let damaged = |line, expected| Damaged { line, expected };
-        let text = str::from_utf8(file).map_err(|_| damaged(1, "text"))?;
-        let lines: Vec<&str> = text.lines().collect();
-        // Reveals a truncated file.
-        let end = format!("end {}", lines.len());
-        if lines.last() != Some(&end.as_str()) || !text.ends_with('\n') {
-            return Err(damaged(
-                lines.len().max(1),
-                "\"end\" and the number of lines",
-            ));
-        }
-        if lines.get(1) != Some(&VERSION) {
-            return Err(damaged(2, VERSION));
-        }
         let mut record = Self::default();
-        for (index, line) in lines.iter().enumerate().take(lines.len() - 1).skip(2) {
-            let (key, entry) = entry(line).ok_or_else(|| damaged(index + 1, ENTRY))?;
+        for (line, text) in FRAME.lines(file)? {
+            let expected = "an address with its link, lifetimes and times";
+            let (key, entry) = entry(text).ok_or(Damaged { line, expected })?;
             record.0.insert(key, entry);
         }
         Ok(record)
@@ -174,7 +155,7 @@ impl Record {
     /// The text of the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{HEADER}\n{VERSION}\n");
+        let mut text = String::new();
         for ((index, address), entry) in &self.0 {
             let Entry {
                 tunnel,
@@ -192,9 +173,7 @@ impl Record {
                 "{index} {address} {tunnel} {created} {changed} {preferred} {valid} {at}"
             );
         }
-        let lines = text.lines().count() + 1;
-        let _infallible = writeln!(text, "end {lines}");
-        text
+        FRAME.text(&text)
     }
 }
 

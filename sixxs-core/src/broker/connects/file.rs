@@ -3,19 +3,12 @@
 use std::{fmt, fmt::Write as _, time::Duration};
 
 use super::{Age, BootId, Ledger, Moment, Refusal};
+use crate::state_file::{Damaged, Frame};
 
-/// The file of connects is damaged, or from a later version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: expected {expected}")]
-pub struct Damaged {
-    /// The line, from 1.
-    pub line: usize,
-    /// The expected content.
-    pub expected: &'static str,
-}
-
-pub(super) const HEADER: &str = "# Recent connects to brokers, written by sixxs. If this file is damaged, sixxs assumes that no connect is left.";
-pub(super) const VERSION: &str = "sixxs-connects 1";
+pub(super) const FRAME: Frame = Frame {
+    comment: "# Recent connects to brokers, written by sixxs. If this file is damaged, sixxs assumes that no connect is left.",
+    version: "sixxs-connects 1",
+};
 
 impl Ledger {
     /// Reads the file. If it is damaged, every slot of every broker counts as taken now. The caller
@@ -34,30 +27,18 @@ impl Ledger {
 
     fn parse(file: &[u8], now: &Moment) -> Result<Self, Damaged> {
         let damaged = |line, expected| Damaged { line, expected };
-        let text = str::from_utf8(file).map_err(|_| damaged(1, "text"))?;
-        let lines: Vec<&str> = text.lines().collect();
-        // Rename is atomic, but not every disk keeps its promise: this line reveals a truncated
-        // file.
-        let end = format!("end {}", lines.len());
-        if lines.last() != Some(&end.as_str()) || !text.ends_with('\n') {
-            return Err(damaged(
-                lines.len().max(1),
-                "\"end\" and the number of lines",
-            ));
-        }
-        if lines.get(1) != Some(&VERSION) {
-            return Err(damaged(2, VERSION));
-        }
-        let boot = lines.get(2).and_then(|line| line.strip_prefix("boot "));
-        let boot: BootId = boot
+        let mut lines = FRAME.lines(file)?;
+        let boot: BootId = lines
+            .next()
+            .and_then(|(_, line)| line.strip_prefix("boot "))
             .and_then(|id| id.parse().ok())
             .ok_or_else(|| damaged(3, "\"boot\" and a boot id"))?;
         let rebooted = boot != now.boot;
         let mut ledger = Self::new(now.boot.clone());
-        for (index, line) in lines.iter().enumerate().take(lines.len() - 1).skip(3) {
+        for (number, line) in lines {
             let words: Vec<&str> = line.split(' ').collect();
             let read = ledger.entry(&words, rebooted);
-            read.ok_or_else(|| damaged(index + 1, "a connect or a refusal"))?;
+            read.ok_or_else(|| damaged(number, "a connect or a refusal"))?;
         }
         Ok(ledger)
     }
@@ -85,7 +66,7 @@ impl Ledger {
     /// The text of the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{HEADER}\n{VERSION}\nboot {}\n", self.boot.0);
+        let mut text = format!("boot {}\n", self.boot.0);
         let mut line = |what: fmt::Arguments<'_>, age: &Age| {
             let [then, noted] = [age.then, age.noted].map(nanoseconds);
             // Writing into a String does not fail.
@@ -103,9 +84,7 @@ impl Ledger {
                 line(format_args!("refused {broker} {time}"), age);
             }
         }
-        let lines = text.lines().count() + 1;
-        let _infallible = writeln!(text, "end {lines}");
-        text
+        FRAME.text(&text)
     }
 }
 

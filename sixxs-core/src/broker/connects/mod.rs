@@ -22,7 +22,6 @@ use std::{
 };
 
 pub use super::age::{BadBootId, BootId, Moment};
-pub use file::Damaged;
 
 use super::age::Age;
 

@@ -2,10 +2,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::{
-    file::{HEADER, VERSION},
-    *,
-};
+use super::{file::FRAME, *};
 
 const BROKER: &str = "tic.sixxs.net";
 
@@ -170,7 +167,7 @@ fn in_a_damaged_ledger_every_slot_is_taken() {
             .collect::<String>()
             .into_bytes()
     }));
-    files.push(text.replace(VERSION, "sixxs-connects 2").into_bytes());
+    files.push(text.replace(FRAME.version, "sixxs-connects 2").into_bytes());
     files.push(b"\xff\xff\xff".to_vec());
     for file in files {
         let (mut ledger, damaged) = Ledger::read(&file, &now);
@@ -465,10 +462,10 @@ proptest! {
 
     #[test]
     fn no_numbers_are_too_strange(numbers in prop::collection::vec(any::<u64>(), 6), now in any::<u64>()) {
-        let lines = format!(
-            "{HEADER}\n{VERSION}\nboot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\nend 7\n",
+        let lines = FRAME.text(&format!(
+            "boot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\n",
             numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
-        );
+        ));
         let now = Moment { boot: "a".parse().unwrap(), since_boot: Duration::from_nanos(now) };
         let (mut ledger, damaged) = Ledger::read(lines.as_bytes(), &now);
         prop_assert_eq!(damaged, None);

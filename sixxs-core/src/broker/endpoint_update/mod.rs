@@ -21,7 +21,7 @@ mod record;
 use std::{fmt, net::Ipv4Addr, time::Duration};
 
 pub use outcome::{Failure, Outcome};
-pub use record::{Damaged, Record};
+pub use record::Record;
 
 use record::{DAY, Trouble};
 

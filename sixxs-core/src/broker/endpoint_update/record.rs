@@ -14,6 +14,7 @@ use crate::{
         hex,
     },
     config::EndpointUpdate,
+    state_file::{Damaged, Frame},
 };
 
 /// Accepted addresses are remembered for this time, besides the last one.
@@ -22,18 +23,10 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The maximum number of remembered addresses.
 const MOST_ACCEPTED: usize = 64;
 
-const HEADER: &str = "# Endpoint updates of a tunnel, written by sixxs.";
-const VERSION: &str = "sixxs-endpoint-update 1";
-
-/// The file is damaged, or from a later version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: expected {expected}")]
-pub struct Damaged {
-    /// The line, from 1.
-    pub line: usize,
-    /// The expected content.
-    pub expected: &'static str,
-}
+const FRAME: Frame = Frame {
+    comment: "# Endpoint updates of a tunnel, written by sixxs.",
+    version: "sixxs-endpoint-update 1",
+};
 
 /// To whom a record belongs, by digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,41 +178,32 @@ impl Record {
     }
 
     fn parse(file: &[u8], now: &Moment) -> Result<Self, Damaged> {
+        const BOOT: &str = "\"boot\" and a boot id";
         let damaged = |line, expected| Damaged { line, expected };
-        let text = str::from_utf8(file).map_err(|_| damaged(1, "text"))?;
-        let lines: Vec<&str> = text.lines().collect();
-        // Reveals a truncated file.
-        let end = format!("end {}", lines.len());
-        if lines.last() != Some(&end.as_str()) || !text.ends_with('\n') {
-            return Err(damaged(
-                lines.len().max(1),
-                "\"end\" and the number of lines",
-            ));
-        }
-        if lines.get(1) != Some(&VERSION) {
-            return Err(damaged(2, VERSION));
-        }
-        let value = |index: usize, key: &str| {
-            let line = lines.get(index)?.strip_prefix(key)?;
-            Some(line.trim_start().to_owned())
+        let mut lines = FRAME.lines(file)?;
+        let mut value = |line: usize, key: &str, expected| {
+            let (_, text) = lines.next().ok_or(Damaged { line, expected })?;
+            let value = text
+                .strip_prefix(key)
+                .map(|value| value.trim_start().to_owned());
+            value.ok_or(Damaged { line, expected })
         };
-        let boot: Option<BootId> = value(2, "boot ").and_then(|id| id.parse().ok());
-        let boot = boot.ok_or_else(|| damaged(3, "\"boot\" and a boot id"))?;
+        let boot = value(3, "boot ", BOOT)?;
+        let boot: BootId = boot.parse().map_err(|_| damaged(3, BOOT))?;
         let mut record = Self {
             owner: Owner {
-                target: value(3, "target ").ok_or_else(|| damaged(4, "\"target\""))?,
-                credentials: value(4, "credentials ")
-                    .ok_or_else(|| damaged(5, "\"credentials\""))?,
+                target: value(4, "target ", "\"target\"")?,
+                credentials: value(5, "credentials ", "\"credentials\"")?,
             },
             boot: now.boot.clone(),
             accepted: Vec::new(),
             trouble: None,
         };
         let has_rebooted = boot != now.boot;
-        for (index, line) in lines.iter().enumerate().take(lines.len() - 1).skip(5) {
+        for (number, line) in lines {
             let words: Vec<&str> = line.split(' ').collect();
             let read = record.entry(&words, has_rebooted);
-            read.ok_or_else(|| damaged(index + 1, "an accepted address or a failure"))?;
+            read.ok_or_else(|| damaged(number, "an accepted address or a failure"))?;
         }
         Ok(record)
     }
@@ -276,7 +260,7 @@ impl Record {
             credentials,
         } = &self.owner;
         let mut text = format!(
-            "{HEADER}\n{VERSION}\nboot {}\ntarget {target}\ncredentials {credentials}\n",
+            "boot {}\ntarget {target}\ncredentials {credentials}\n",
             self.boot.0
         );
         for accepted in &self.accepted {
@@ -310,9 +294,7 @@ impl Record {
                 age_words(*age, now)
             );
         }
-        let lines = text.lines().count() + 1;
-        let _infallible = writeln!(text, "end {lines}");
-        text
+        FRAME.text(&text)
     }
 }
 
