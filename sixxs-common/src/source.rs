@@ -42,7 +42,7 @@ impl Source {
     /// The far end or the next hop of the tunnel in `slot`, if a prefix of the tunnel contains it; or a network on its
     /// link. Packets to it leave by the tunnel.
     #[must_use]
-    pub const fn far_end(slot: u32) -> Self {
+    pub const fn on_link(slot: u32) -> Self {
         Self::new(slot, 0, 0)
     }
 
@@ -133,7 +133,7 @@ mod tests {
             (Source::new(511, 127, 0), true, false),
             (Source::new(511, 16, 0), true, false),
             (Source::new(511, 15, 0), false, false),
-            (Source::far_end(511), false, false),
+            (Source::on_link(511), false, false),
             (Source::of_group(511, 48, 0), true, false),
             (Source::of_group(511, 128, 0), true, false),
         ] {
