@@ -391,5 +391,9 @@ impl Route {
 mod tests;
 
 #[cfg(test)]
+#[path = "plan_group_tests.rs"]
+mod group_tests;
+
+#[cfg(test)]
 #[path = "plan_property_tests.rs"]
 mod property_tests;
