@@ -51,7 +51,7 @@ impl MetricsSnapshot {
 mod tests {
     use crate::{
         control::api::Status,
-        metrics::{MetricsSnapshot, repair_times},
+        metrics::{MetricsSnapshot, tests::page},
     };
 
     #[test]
@@ -71,16 +71,7 @@ mod tests {
         let status: Status = serde_json::from_value(serde_json::json!({"healthy": false,
             "corrections": 0, "tunnels": [tunnel], "groups": [group], "uplinks": [], "problems": []}))
         .unwrap();
-        let text = MetricsSnapshot {
-            status,
-            tunnels: Vec::new(),
-            lost_events: 0,
-            repairs: repair_times(),
-            hooks_dropped: Vec::new(),
-            unix_seconds: 1e9,
-        }
-        .write()
-        .unwrap();
+        let text = MetricsSnapshot { status, ..page() }.write().unwrap();
         for line in [
             "sixxs_group_link_active{group=\"lan\",link=\"he\"} 0.0\n",
             "sixxs_group_link_active{group=\"lan\",link=\"wg0\"} 1.0\n",

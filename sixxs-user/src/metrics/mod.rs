@@ -160,7 +160,7 @@ impl Collector for MetricsSnapshot {
 mod tests {
     use super::*;
 
-    fn page() -> MetricsSnapshot {
+    pub(super) fn page() -> MetricsSnapshot {
         MetricsSnapshot {
             status: Status {
                 healthy: true,

@@ -43,7 +43,7 @@ impl MetricsSnapshot {
 mod tests {
     use crate::{
         control::api::{Status, WireGuard, WireGuardPeer},
-        metrics::{MetricsSnapshot, repair_times},
+        metrics::{MetricsSnapshot, tests::page},
     };
 
     #[test]
@@ -81,11 +81,7 @@ mod tests {
                 brokers: Vec::new(),
                 problems: Vec::new(),
             },
-            tunnels: Vec::new(),
-            lost_events: 0,
-            repairs: repair_times(),
-            hooks_dropped: Vec::new(),
-            unix_seconds: 1e9,
+            ..page()
         }
         .write()
         .unwrap();

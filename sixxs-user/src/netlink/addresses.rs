@@ -55,20 +55,24 @@ impl SeenAddress {
 }
 
 impl Netlink {
-    /// All addresses.
-    pub async fn seen_addresses(&self) -> anyhow::Result<Vec<SeenAddress>> {
+    /// All IPv6 addresses, as the kernel sends them.
+    pub(super) async fn address_messages(
+        &self,
+    ) -> anyhow::Result<impl Iterator<Item = AddressMessage> + use<>> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet6;
         let answers = self
             .request(RouteNetlinkMessage::GetAddress(request), DUMP)
             .await
             .context("list the IPv6 addresses")?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => parse_address(&message),
-                _ => None,
-            })
+        Ok(messages(answers))
+    }
+
+    /// All addresses.
+    pub async fn seen_addresses(&self) -> anyhow::Result<Vec<SeenAddress>> {
+        let messages = self.address_messages().await?;
+        Ok(messages
+            .filter_map(|message| parse_address(&message))
             .collect())
     }
 
@@ -80,6 +84,14 @@ impl Netlink {
         }
         Ok(addresses)
     }
+}
+
+/// The addresses among the kernel's answers.
+pub(super) fn messages(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = AddressMessage> {
+    answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) => Some(message),
+        _ => None,
+    })
 }
 
 /// The address in a message of the kernel.

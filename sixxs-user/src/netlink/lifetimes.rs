@@ -15,7 +15,11 @@ use sixxs_core::{
     types::{IfIndex, Prefix},
 };
 
-use super::{DUMP, Netlink, RequestError, addresses::parse_address, prefix_routes::PrefixRoutes};
+use super::{
+    Netlink, RequestError,
+    addresses::{messages, parse_address},
+    prefix_routes::PrefixRoutes,
+};
 
 /// Flags that a change of an address has to repeat. The kernel clears them before, and ignores other flags; those that
 /// only it may set stay (`inet6_addr_modify` and `inet6_rtm_newaddr`, the same from Linux 6.1 to 6.18).
@@ -28,15 +32,8 @@ const REPEATED: AddressFlags = AddressFlags::Nodad
 impl Netlink {
     /// All IPv6 addresses with their lifetimes.
     pub async fn listed_addresses(&self) -> anyhow::Result<Vec<ListedAddress>> {
-        let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet6;
-        let answers = self
-            .request(RouteNetlinkMessage::GetAddress(request), DUMP)
-            .await
-            .context("list the IPv6 addresses")?;
-        Ok(messages(answers)
-            .filter_map(|found| listed(&found))
-            .collect())
+        let messages = self.address_messages().await?;
+        Ok(messages.filter_map(|found| listed(&found)).collect())
     }
 
     /// Sets the preferred lifetime of an address. Nothing else about the address changes, except that it may get the flag
@@ -112,13 +109,6 @@ impl Netlink {
             answers => Ok(messages(answers.context("look an IPv6 address up")?).next()),
         }
     }
-}
-
-fn messages(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = AddressMessage> {
-    answers.into_iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewAddress(message) => Some(message),
-        _ => None,
-    })
 }
 
 /// Whether the address or its interface does not exist any more.
