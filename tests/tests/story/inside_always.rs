@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::lab::Spec;
 use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::Flavour;
-use sixxs_tests::program::Hook;
 use sixxs_tests::program::status::{Status, Tunnel};
+use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
@@ -25,6 +25,17 @@ const NOTICED: Duration = Duration::from_secs(5);
 
 const ON: &str = "inside_test_minutes = 10\n";
 
+/// A daemon that tests by itself, when all is well.
+fn started(flavour: Flavour, hook: Hook) -> Result<(Fixture, Daemon)> {
+    let fixture = Fixture::with_spec(Spec::new(flavour), hook, ON)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    fixture
+        .program
+        .status_until("all is well", |status| status.healthy)?;
+    Ok((fixture, daemon))
+}
+
 fn is_filtered(tunnel: &Tunnel) -> bool {
     let is_filter = |reason: &String| reason.contains("a packet filter drops the request");
     tunnel.health == "failing" && tunnel.health_reasons.iter().any(is_filter)
@@ -33,12 +44,7 @@ fn is_filtered(tunnel: &Tunnel) -> bool {
 variants!(a_firewall_that_breaks_replies: tun(Tun, Auto), veth(Veth, Auto), clsact(Tun, Clsact));
 
 fn a_firewall_that_breaks_replies(flavour: Flavour, hook: Hook) -> Result<()> {
-    let fixture = Fixture::with_spec(Spec::new(flavour), hook, ON)?;
-    let daemon = fixture.start()?;
-    fixture.wait_until_up()?;
-    fixture
-        .program
-        .status_until("all is well", |status| status.healthy)?;
+    let (fixture, daemon) = started(flavour, hook)?;
     let host = fixture.host();
     let changed = Instant::now();
     nft::load(host, NO_PINGS)?;
@@ -87,12 +93,7 @@ fn a_firewall_that_breaks_replies(flavour: Flavour, hook: Hook) -> Result<()> {
 /// A setting that no event reports is found when somebody pings.
 #[test]
 fn pings_without_answer_are_explained() -> Result<()> {
-    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, ON)?;
-    let daemon = fixture.start()?;
-    fixture.wait_until_up()?;
-    fixture
-        .program
-        .status_until("all is well", |status| status.healthy)?;
+    let (fixture, daemon) = started(Flavour::Tun, Hook::Auto)?;
     let host = fixture.host();
     host.sysctl(&[("ipv6/icmp/echo_ignore_all", "1")])?;
     let [first, _] = fixture.lab.tunnels();
