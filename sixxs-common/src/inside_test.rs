@@ -29,6 +29,8 @@ pub struct InsideTest {
     pub until_ns: u64,
     /// When the request arrived at `sixxs_ingress`; 0: it did not.
     pub arrived_ns: u64,
+    /// When the packet that closes the connection arrived there; 0: it did not, or there is no connection.
+    pub closed_ns: u64,
     /// When the reply was about to leave; 0: there is none.
     pub left_ns: u64,
     /// Index of the interface by which the reply was about to leave.
@@ -42,7 +44,7 @@ pub struct InsideTest {
     pub answer: u32,
 }
 
-const _: () = assert!(size_of::<InsideTest>() == 48);
+const _: () = assert!(size_of::<InsideTest>() == 56);
 
 impl InsideTest {
     /// A test of the request with this tag.
@@ -52,6 +54,7 @@ impl InsideTest {
             tag,
             until_ns,
             arrived_ns: 0,
+            closed_ns: 0,
             left_ns: 0,
             ifindex: 0,
             from_ifindex: 0,

@@ -65,9 +65,11 @@ extern "C" fn sixxs_test_arrived(skb: *mut __sk_buff, offset: u32) -> u32 {
     let Some(test) = test(&ends) else {
         return 0;
     };
-    // A later packet is the end of the connection.
+    let now_ns = frame::precise_now_ns();
     if test.arrived_ns == 0 {
-        test.arrived_ns = frame::precise_now_ns();
+        test.arrived_ns = now_ns;
+    } else if test.closed_ns == 0 {
+        test.closed_ns = now_ns;
     }
     1
 }

@@ -144,14 +144,18 @@ impl InsideTester {
         Ok(found.context("read an inside test")?.0)
     }
 
-    /// Ends a test: no connection is left half open, and the programs expect none of its packets any more.
-    pub fn end(&mut self, request: &TestRequest) -> anyhow::Result<()> {
-        let reset = match request.message {
-            Message::Syn(ports) => self.put_in(request, Message::Reset(ports)),
-            _ => Ok(()),
+    /// Closes the connection that the request may have opened. Returns whether a packet was put in for it.
+    pub fn close(&self, request: &TestRequest) -> anyhow::Result<bool> {
+        let Message::Syn(ports) = request.message else {
+            return Ok(false);
         };
-        self.write(request, InsideTest::default())?;
-        reset
+        self.put_in(request, Message::Reset(ports))?;
+        Ok(true)
+    }
+
+    /// Ends a test: the programs expect none of its packets any more.
+    pub fn end(&mut self, request: &TestRequest) -> anyhow::Result<()> {
+        self.write(request, InsideTest::default())
     }
 
     fn write(&mut self, request: &TestRequest, test: InsideTest) -> anyhow::Result<()> {

@@ -51,6 +51,9 @@ const REPLY_LIMIT: Duration = Duration::from_millis(300);
 /// The same for a request that had no reply before.
 const TRACED_LIMIT: Duration = Duration::from_millis(20);
 
+/// The packet that closes a connection arrives within this time.
+const CLOSE_LIMIT: Duration = Duration::from_millis(100);
+
 /// The time for which the programs expect the packets of a test: longer than the daemon waits for them.
 const EXPECTED: Duration = Duration::from_secs(2);
 
@@ -313,23 +316,42 @@ impl Run {
         since: Instant,
         limit: Duration,
     ) -> anyhow::Result<Outcome> {
-        let recorded = self.wait(request, since, limit)?;
-        self.tester.end(request)?;
+        let recorded = self.wait(request, since, limit, has_left)?;
+        self.finish(request, &recorded)?;
         Ok(outcome(recorded))
     }
 
+    /// Waits until the programs have recorded something, for this time since the beginning. Returns the last record.
     fn wait(
         &self,
         request: &TestRequest,
         since: Instant,
         limit: Duration,
+        is_complete: impl Fn(&Recorded) -> bool,
     ) -> anyhow::Result<Recorded> {
         let mut recorded = self.tester.read(request)?;
-        while recorded.left_ns == 0 && since.elapsed() < limit {
+        while !is_complete(&recorded) && since.elapsed() < limit {
             thread::sleep(INTERVAL);
             recorded = self.tester.read(request)?;
         }
         Ok(recorded)
+    }
+
+    /// Ends a test, after which no connection is left half open.
+    fn finish(&mut self, request: &TestRequest, recorded: &Recorded) -> anyhow::Result<()> {
+        let closed = self.close(request, recorded);
+        self.tester.end(request)?;
+        closed
+    }
+
+    /// Closes a connection. The packet may wait in a queue of the kernel: until it has arrived, the programs have to
+    /// recognise it. It does not arrive where the request did not.
+    fn close(&self, request: &TestRequest, recorded: &Recorded) -> anyhow::Result<()> {
+        if self.tester.close(request)? && recorded.arrived_ns != 0 {
+            let has_arrived = |recorded: &Recorded| recorded.closed_ns != 0;
+            self.wait(request, Instant::now(), CLOSE_LIMIT, has_arrived)?;
+        }
+        Ok(())
     }
 
     /// Repeats a test without reply, and finds out what the kernel dropped.
@@ -370,13 +392,13 @@ impl Run {
             Probe::Tcp(_) | Probe::Udp(_) => None,
         };
         let request = self.begin(test)?;
-        let recorded = self.wait(&request, Instant::now(), TRACED_LIMIT)?;
+        let recorded = self.wait(&request, Instant::now(), TRACED_LIMIT, has_left)?;
         // The end of a test may put another packet in.
         let text = match trace {
             Ok(trace) => Some(trace.text()),
             Err(_) => None,
         };
-        self.tester.end(&request)?;
+        self.finish(&request, &recorded)?;
         let mut outcome = outcome(recorded);
         if let (Outcome::Lost(lost), Some(before)) = (&mut outcome, before) {
             lost.reached_icmp = requests_in(&test.device).map(|after| after > before);
@@ -384,6 +406,11 @@ impl Run {
         let dropped = text.transpose()?.map(|text| drops::parse(&text));
         Ok((outcome, dropped))
     }
+}
+
+/// Whether there is a reply.
+const fn has_left(recorded: &Recorded) -> bool {
+    recorded.left_ns != 0
 }
 
 fn outcome(recorded: Recorded) -> Outcome {
