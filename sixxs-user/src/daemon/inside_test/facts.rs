@@ -5,7 +5,7 @@ use sixxs_core::inside_test::{
     cause::{Facts, limits_replies},
 };
 
-use super::{Lost, Planned};
+use super::{plan::Planned, run::Lost};
 use crate::{
     bpf::seen_at,
     netlink::{Netlink, RouteQuery, RouteResult, route_error, tc::Direction},
