@@ -3,6 +3,8 @@
 //!
 //! User space writes a test into a slot of a map, and puts the packet in. `sixxs_ingress` recognises it where it arrives,
 //! `sixxs_egress` its reply, at whichever interface that is about to leave, and drops it there. Neither counts anything.
+//! A live test is of a packet that this host sends by itself (`sixxs explain --live`): `sixxs_hold` finds it behind the routing,
+//! and drops it where `sixxs_egress` would not.
 //! The last digits of the sequence number, or of the remote port, select the slot. Without a test, a switch in the programs'
 //! memory is off, and packets pay for that alone.
 
@@ -42,14 +44,29 @@ pub struct InsideTest {
     pub way: u32,
     /// [`Answer`] of the reply.
     pub answer: u32,
+    /// [`Kind`].
+    pub kind: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<InsideTest>() == 56);
+const _: () = assert!(size_of::<InsideTest>() == 64);
+
+/// What a test is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// The reply to a packet that user space puts in.
+    Reply = 0,
+    /// A packet that this host sends by itself. [`InsideTest::arrived_ns`] is when it passed the routing, and
+    /// [`InsideTest::ifindex`] the interface that it was routed to.
+    Live = 1,
+}
 
 impl InsideTest {
-    /// A test of the request with this tag.
+    /// A test of the packet with this tag.
     #[must_use]
-    pub const fn new(tag: u64, until_ns: u64) -> Self {
+    pub const fn new(tag: u64, until_ns: u64, kind: Kind) -> Self {
         Self {
             tag,
             until_ns,
@@ -60,6 +77,8 @@ impl InsideTest {
             from_ifindex: 0,
             way: 0,
             answer: 0,
+            kind: kind as u32,
+            reserved: 0,
         }
     }
 
@@ -68,6 +87,17 @@ impl InsideTest {
     #[must_use]
     pub const fn has(&self, tag: u64, now_ns: u64) -> bool {
         self.tag == tag && now_ns < self.until_ns
+    }
+
+    /// Records the interface that a packet is routed to. Returns whether the test is a live one.
+    #[inline(always)]
+    pub const fn routed(&mut self, now_ns: u64, ifindex: u32) -> bool {
+        let is_live = self.kind == Kind::Live as u32;
+        if is_live && self.left_ns == 0 {
+            self.arrived_ns = now_ns;
+            self.ifindex = ifindex;
+        }
+        is_live
     }
 
     /// Records a reply. Only the first one counts.
@@ -103,6 +133,8 @@ pub enum Answer {
     Datagram = 4,
     /// An ICMPv6 error.
     Error = 5,
+    /// No reply, but an echo request of a live test.
+    EchoRequest = 6,
 }
 
 impl Answer {
@@ -128,6 +160,7 @@ impl TryFrom<u32> for Answer {
             3 => Ok(Self::Reset),
             4 => Ok(Self::Datagram),
             5 => Ok(Self::Error),
+            6 => Ok(Self::EchoRequest),
             _ => Err(NoAnswer),
         }
     }
@@ -177,7 +210,7 @@ pub fn request<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Ends> {
     })
 }
 
-/// The ends of a packet that leaves, if it may be a reply to a test, and what it is.
+/// The ends of a packet that leaves, if it may be a reply to a test or the packet of a live test, and what it is.
 #[inline(always)]
 pub fn reply<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<(Ends, Answer)> {
     /// Flags of TCP (RFC 9293 §3.1).
@@ -187,6 +220,7 @@ pub fn reply<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<(Ends, Answe
     let (number, answer): ([u8; 4], _) = match ipv6.next_header {
         ICMPV6 => match packet.peek::<8>(at)? {
             [ECHO_REPLY, _, _, _, number @ ..] => (number, Answer::EchoReply),
+            [ECHO_REQUEST, _, _, _, number @ ..] => (number, Answer::EchoRequest),
             // RFC 4443 §3: errors are up to 127, and quote the packet.
             [..=127, ..] => {
                 let quoted = ipv6_at(packet, at + 8)?;
@@ -235,6 +269,8 @@ pub enum Way {
     Loop = 4,
     /// It passes: the programs do not know its source.
     Unknown = 5,
+    /// `sixxs_hold` dropped it: no program decides about it at this interface.
+    Held = 6,
 }
 
 impl Way {
@@ -275,6 +311,7 @@ impl TryFrom<u32> for Way {
             3 => Ok(Self::Leak),
             4 => Ok(Self::Loop),
             5 => Ok(Self::Unknown),
+            6 => Ok(Self::Held),
             _ => Err(NoWay),
         }
     }
@@ -287,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_test_has_its_own_message_until_it_ends() {
-        let test = InsideTest::new(7, 100);
+        let test = InsideTest::new(7, 100, Kind::Reply);
         for (tag, now_ns, expected) in [(7, 0, true), (7, 99, true), (7, 100, false), (8, 0, false)]
         {
             assert_eq!(test.has(tag, now_ns), expected, "{tag} {now_ns}");
@@ -298,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_first_reply_counts() {
-        let mut test = InsideTest::new(7, 100);
+        let mut test = InsideTest::new(7, 100, Kind::Reply);
         test.reply(50, (3, 0), Way::Own.raw(), Answer::SynAck);
         test.reply(60, (4, 5), Way::Leak.raw(), Answer::Reset);
         assert_eq!((test.left_ns, test.ifindex, test.from_ifindex), (50, 3, 0));
@@ -307,13 +344,26 @@ mod tests {
     }
 
     #[test]
+    fn only_live_tests_record_the_routing() {
+        let mut test = InsideTest::new(7, 100, Kind::Reply);
+        assert!(!test.routed(40, 3));
+        assert_eq!((test.arrived_ns, test.ifindex), (0, 0));
+        let mut test = InsideTest::new(7, 100, Kind::Live);
+        assert!(test.routed(40, 3));
+        assert_eq!((test.arrived_ns, test.ifindex), (40, 3));
+        test.reply(50, (4, 0), Way::Leak.raw(), Answer::EchoRequest);
+        assert!(test.routed(60, 5));
+        assert_eq!((test.arrived_ns, test.ifindex), (40, 4));
+    }
+
+    #[test]
     fn answers_are_read_back() {
-        use Answer::{Datagram, EchoReply, Error, Reset, SynAck};
-        for answer in [EchoReply, SynAck, Reset, Datagram, Error] {
+        use Answer::{Datagram, EchoReply, EchoRequest, Error, Reset, SynAck};
+        for answer in [EchoReply, SynAck, Reset, Datagram, Error, EchoRequest] {
             assert_eq!(Answer::try_from(answer.raw()), Ok(answer));
         }
         assert_eq!(Answer::try_from(0), Err(NoAnswer));
-        assert_eq!(Answer::try_from(6), Err(NoAnswer));
+        assert_eq!(Answer::try_from(7), Err(NoAnswer));
     }
 
     /// A packet from `SOURCE` to `DESTINATION` of the packet tests, or back.
@@ -344,13 +394,21 @@ mod tests {
             ((TCP, tcp(to, 2)), (TCP, tcp(from, 0x14)), Answer::Reset),
             ((UDP, udp(to)), (UDP, udp(from)), Answer::Datagram),
             ((UDP, udp(to)), (ICMPV6, quoted), Answer::Error),
+            (
+                (ICMPV6, echo(ECHO_REQUEST).to_vec()),
+                (ICMPV6, echo(ECHO_REQUEST).to_vec()),
+                Answer::EchoRequest,
+            ),
         ] {
             let asked = packet(asked.0, &asked.1, false);
             let ends = request(&*asked, &packet::ipv6(&*asked, 0).unwrap()).unwrap();
             let answered = packet(answered.0, &answered.1, true);
             let found = reply(&*answered, &packet::ipv6(&*answered, 0).unwrap());
             assert_eq!(found, Some((ends, expected)), "{expected:?}");
-            let index = if expected == Answer::EchoReply { 4 } else { 7 };
+            let index = match expected {
+                Answer::EchoReply | Answer::EchoRequest => 4,
+                _ => 7,
+            };
             assert_eq!(entry_index(ends.number), index);
         }
         // Neither a request nor a reply.
@@ -385,7 +443,8 @@ mod tests {
             let way = Way::of(verdict);
             assert_eq!(Way::try_from(way.raw()), Ok(way));
         }
+        assert_eq!(Way::try_from(Way::Held.raw()), Ok(Way::Held));
         assert_eq!(Way::try_from(0), Err(NoWay));
-        assert_eq!(Way::try_from(6), Err(NoWay));
+        assert_eq!(Way::try_from(7), Err(NoWay));
     }
 }

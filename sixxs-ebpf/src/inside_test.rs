@@ -1,9 +1,11 @@
-//! The inside test: puts its packet in, and recognises the packet and its reply.
+//! The inside test: puts its packet in, and recognises the packet and its reply. Also recognises the packet of a live test.
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
+    address::Address,
     decide::Verdict,
     inside_test::{self, Ends, InsideTest, Way},
+    layout::Role,
     packet,
 };
 
@@ -47,6 +49,40 @@ pub(crate) fn left(frame: &Frame, offset: u32, verdict: Verdict) -> bool {
     }
     let way = Way::of(verdict).raw();
     sixxs_test_left(frame.context().as_ptr().cast(), offset, way) != 0
+}
+
+/// Whether a packet that a socket sends is of a live test and has to be dropped here, since `sixxs_egress` would not see it or
+/// not drop it. The IPv6 header is at the start.
+#[inline(always)]
+pub(crate) fn is_held(frame: &Frame) -> bool {
+    if !is_testing() {
+        return false;
+    }
+    let Some(ipv6) = packet::ipv6_at(frame, 0) else {
+        return false;
+    };
+    let Some((ends, answer)) = inside_test::reply(frame, &ipv6) else {
+        return false;
+    };
+    let Some(test) = test(&ends) else {
+        return false;
+    };
+    let (ifindex, now_ns) = (frame.ifindex(), frame::precise_now_ns());
+    if !test.routed(now_ns, ifindex) || is_decided_about(ifindex, ipv6.source) {
+        return false;
+    }
+    test.reply(now_ns, (ifindex, 0), Way::Held.raw(), answer);
+    true
+}
+
+/// Whether `sixxs_egress` decides about packets with this source at an interface.
+#[inline(always)]
+fn is_decided_about(ifindex: u32, source: Address) -> bool {
+    let [first, _] = source.words();
+    maps::interface(ifindex).is_some_and(|(interface, _)| {
+        interface.role != Role::Underlay.raw()
+            && (interface.uses_filter == 0 || maps::may_be_source(first, interface.generation))
+    })
 }
 
 // Global functions: the kernel verifies them separately, and each only once.

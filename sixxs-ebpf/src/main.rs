@@ -11,8 +11,10 @@
 //!
 //! * `sixxs_xdp` is attached to uplinks where that is possible. It drops forged outer packets, and answers pings.
 //! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's ingress.
+//! * `sixxs_hold` is attached to all control groups during a live test. It drops the packet of the test where `sixxs_egress`
+//!   would not.
 //!
-//! All but the last two return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
+//! All but the last three return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
 //! other software.
 #![no_std]
@@ -36,9 +38,10 @@ mod xdp;
 mod xdp_frame;
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
+    macros::{cgroup_skb, classifier},
+    programs::{SkBuffContext, TcContext},
 };
 use sixxs_common::{
     address::Address,
@@ -261,6 +264,20 @@ fn sixxs_ingress(context: TcContext) -> i32 {
 #[classifier]
 fn sixxs_inject(context: TcContext) -> i32 {
     inside_test::inject(&context)
+}
+
+/// Egress of all control groups, while there is a live test.
+#[cgroup_skb(egress)]
+fn sixxs_hold(context: SkBuffContext) -> i32 {
+    /// Return values of such a program.
+    const DROP: i32 = 0;
+    const PASS: i32 = 1;
+    let frame = &Frame::new(TcContext::new(context.as_ptr().cast()));
+    if inside_test::is_held(frame) {
+        DROP
+    } else {
+        PASS
+    }
 }
 
 /// The counters for echo messages of one direction.

@@ -4,8 +4,10 @@
 //! * [`cause`] – the reason why a packet leaves by the wrong interface, and the cure
 //! * [`verdict`] – the decision of the kernel programs
 //! * [`path`] – the whole path, step by step
+//! * [`live`] – what the kernel did with a real packet, beside that
 
 pub mod cause;
+pub mod live;
 pub mod path;
 pub mod rules;
 pub mod verdict;

@@ -430,4 +430,4 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
 
 #[cfg(test)]
 #[path = "path_tests.rs"]
-mod tests;
+pub(super) mod tests;

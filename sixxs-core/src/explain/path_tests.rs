@@ -12,7 +12,7 @@ use crate::{
 
 const LEAK: Verdict = Verdict::Leak(0);
 
-fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
+pub(in crate::explain) fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
     let tunnel: IfName = "sixxs0".parse().unwrap();
     let own: Prefix = "2001:db8:a::2".parse().unwrap();
     let rule = Rule {
@@ -69,7 +69,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
     }
 }
 
-fn reached(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
+pub(in crate::explain) fn reached(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
     Program::Attached(Decided {
         verdict: Some(verdict),
         tunnel: Tunnel {

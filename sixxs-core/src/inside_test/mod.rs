@@ -201,7 +201,7 @@ fn path(subject: &Subject, reply: &Reply, what: &str) -> ReplyPath {
             format!(", and a tunnel would bring the answer back: {source} is behind this host"),
             format!("set check_source of {tunnel} to an address outside"),
         ),
-        Way::Unknown => ReplyPath::lost(
+        Way::Unknown | Way::Held => ReplyPath::lost(
             format!(
                 ", and the answer leaves by {interface}, where the programs do not know {address}"
             ),

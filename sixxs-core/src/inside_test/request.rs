@@ -123,6 +123,16 @@ const DATAGRAM_BYTES: u16 = 24;
 
 const _: () = assert!(DATAGRAM_BYTES as usize == 8 + TEXT.len());
 
+/// An echo request behind an IPv6 header, without a checksum, for a packet of this length, or of
+/// [`PACKET_BYTES`] if that is longer.
+#[must_use]
+pub fn echo_request(number: Number, packet_bytes: u32) -> Vec<u8> {
+    let mut bytes = Message::Echo(number).bytes();
+    let wanted = usize::try_from(packet_bytes).unwrap_or_default();
+    bytes.resize(wanted.saturating_sub(IPV6_BYTES).max(bytes.len()), 0);
+    bytes
+}
+
 const fn pair(first: u16, second: u16) -> [u8; 4] {
     let [a, b] = first.to_be_bytes();
     let [c, d] = second.to_be_bytes();

@@ -15,7 +15,7 @@ use aya::{
 use sixxs_common::{
     address::Address,
     echo,
-    inside_test::{InsideTest, entry_index},
+    inside_test::{InsideTest, Kind, entry_index},
 };
 use sixxs_core::{
     inside_test::request::{Message, frame},
@@ -24,7 +24,10 @@ use sixxs_core::{
 
 use tracing::debug;
 
-use super::{INJECT, Kernel, pod::Raw, test_run};
+use super::{Kernel, pod::Raw, test_run};
+
+/// The program that user space runs to put a packet in.
+pub(super) const INJECT: &str = "sixxs_inject";
 
 /// The map of the tests.
 const TESTS: &str = "INSIDE_TESTS";
@@ -59,8 +62,35 @@ pub struct TestRequest {
 }
 
 impl TestRequest {
-    fn slot(&self) -> u32 {
-        entry_index(self.message.word())
+    const fn expected(&self) -> Expected {
+        Expected {
+            local: self.address,
+            remote: self.source,
+            word: self.message.word(),
+        }
+    }
+}
+
+/// The packets that belong to a test.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// The address of this host.
+    pub(super) local: Ipv6Addr,
+    /// The other address.
+    pub(super) remote: Ipv6Addr,
+    /// [`Message::word`].
+    pub(super) word: u32,
+}
+
+impl Expected {
+    const fn slot(&self) -> u32 {
+        entry_index(self.word)
+    }
+
+    fn tag(&self) -> u64 {
+        let [local, remote] =
+            [self.local, self.remote].map(|one| Address::from_octets(one.octets()));
+        echo::tag(local, remote, self.word)
     }
 }
 
@@ -117,13 +147,21 @@ impl InsideTester {
         limit: Duration,
         now_ns: u64,
     ) -> anyhow::Result<()> {
-        let [local, remote] =
-            [request.address, request.source].map(|one| Address::from_octets(one.octets()));
-        let tag = echo::tag(local, remote, request.message.word());
-        let limit_ns = u64::try_from(limit.as_nanos())?;
-        let test = InsideTest::new(tag, now_ns.saturating_add(limit_ns));
-        self.write(request, test)?;
+        self.expect(&request.expected(), Kind::Reply, limit, now_ns)?;
         self.put_in(request, request.message)
+    }
+
+    /// Begins a test of these packets.
+    pub(super) fn expect(
+        &mut self,
+        expected: &Expected,
+        kind: Kind,
+        limit: Duration,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
+        let limit_ns = u64::try_from(limit.as_nanos())?;
+        let until_ns = now_ns.saturating_add(limit_ns);
+        self.write(expected, InsideTest::new(expected.tag(), until_ns, kind))
     }
 
     /// Puts a packet with the ends of a request in.
@@ -140,7 +178,12 @@ impl InsideTester {
 
     /// What the programs have recorded.
     pub fn read(&self, request: &TestRequest) -> anyhow::Result<InsideTest> {
-        let found = self.tests.get(&request.slot(), 0);
+        self.recorded(&request.expected())
+    }
+
+    /// What the programs have recorded of these packets.
+    pub(super) fn recorded(&self, expected: &Expected) -> anyhow::Result<InsideTest> {
+        let found = self.tests.get(&expected.slot(), 0);
         Ok(found.context("read an inside test")?.0)
     }
 
@@ -155,12 +198,17 @@ impl InsideTester {
 
     /// Ends a test: the programs expect none of its packets any more.
     pub fn end(&mut self, request: &TestRequest) -> anyhow::Result<()> {
-        self.write(request, InsideTest::default())
+        self.forget(&request.expected())
     }
 
-    fn write(&mut self, request: &TestRequest, test: InsideTest) -> anyhow::Result<()> {
+    /// Ends the test of these packets.
+    pub(super) fn forget(&mut self, expected: &Expected) -> anyhow::Result<()> {
+        self.write(expected, InsideTest::default())
+    }
+
+    fn write(&mut self, expected: &Expected, test: InsideTest) -> anyhow::Result<()> {
         self.tests
-            .set(request.slot(), Raw(test), 0)
+            .set(expected.slot(), Raw(test), 0)
             .context("write an inside test")
     }
 }

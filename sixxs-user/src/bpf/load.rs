@@ -8,11 +8,13 @@ use aya::{
     maps::RingBuf,
     programs::{Program, SchedClassifier},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
-    EGRESS, HookChoice, INJECT, Kernel, OBJECT, Rings, XDP,
+    EGRESS, HookChoice, Kernel, OBJECT, Rings, XDP,
     hook::Attachments,
+    inside_test::INJECT,
+    live_test::HOLD,
     lost_pins, object,
     pins::Pins,
     program,
@@ -168,6 +170,8 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
                 }
                 // Only inside tests need it, and report that it is missing.
                 Err(error) if name == INJECT => warn!("load the program {name}: {error:#}"),
+                // The same for live tests, which are rare.
+                Err(error) if name == HOLD => debug!("load the program {name}: {error:#}"),
                 outcome => outcome.with_context(|| format!("load the program {name}"))?,
             }
         }
@@ -187,6 +191,7 @@ fn loader() -> EbpfLoader<'static> {
 fn load_program(program: &mut Program) -> anyhow::Result<()> {
     match program {
         Program::Xdp(program) => Ok(program.load()?),
+        Program::CgroupSkb(program) => Ok(program.load()?),
         other => {
             let program: &mut SchedClassifier = other.try_into()?;
             Ok(program.load()?)

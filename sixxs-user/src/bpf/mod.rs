@@ -12,6 +12,7 @@ mod dry_run;
 mod hook;
 mod inside_test;
 mod inspect;
+mod live_test;
 mod load;
 mod lost_pins;
 mod object;
@@ -65,6 +66,7 @@ pub use dry_run::dry_run;
 pub use hook::{Hook, HookChoice};
 pub use inside_test::{InsideTester, TestRequest, Testers};
 pub use inspect::{Seen, SeenPins, seen_at, seen_pins};
+pub use live_test::LiveTest;
 pub use remove::remove;
 pub use rings::{Debugging, LeakRing, RingReader, Rings, wait_on};
 
@@ -83,9 +85,6 @@ const INGRESS: &str = "sixxs_ingress";
 const UNDERLAY: &str = "sixxs_underlay";
 /// The same for interfaces without a link layer.
 const UNDERLAY_IP: &str = "sixxs_underlay0";
-
-/// The program that user space runs to put a packet in.
-const INJECT: &str = "sixxs_inject";
 
 /// The XDP program.
 const XDP: &str = "sixxs_xdp";

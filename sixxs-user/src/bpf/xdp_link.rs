@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -17,12 +17,11 @@ use sixxs_core::{link::XdpMode, types::IfIndex};
 
 use super::{
     objects,
-    syscall::{call, make},
+    syscall::{self, call, descriptor_number},
 };
 
 /// Values of the kernel's `enum bpf_cmd`.
 const BPF_OBJ_PIN: libc::c_long = 6;
-const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// `BPF_LINK_TYPE_XDP`.
@@ -53,27 +52,12 @@ pub(super) fn is_at(link: &OwnedFd, index: IfIndex) -> bool {
 
 /// Attaches the program by a new link.
 pub(super) fn create(program: &Program, index: IfIndex, mode: XdpMode) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Create {
-        program: u32,
-        interface: u32,
-        attach_type: u32,
-        flags: u32,
-    }
-    let mut create = Create {
-        program: descriptor_number(program.descriptor.as_fd())?,
-        interface: index.0,
-        attach_type: ATTACH_TYPE,
-        // `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
-        flags: match mode {
-            XdpMode::Native => 1 << 2,
-            XdpMode::Generic => 1 << 1,
-        },
+    // `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
+    let flags = match mode {
+        XdpMode::Native => 1 << 2,
+        XdpMode::Generic => 1 << 1,
     };
-    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
-    let descriptor = unsafe { make(BPF_LINK_CREATE, &mut create) }?;
-    // SAFETY: the kernel just made this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    syscall::create_link(program.descriptor.as_fd(), index.0, ATTACH_TYPE, flags)
 }
 
 /// Replaces the program of a link, in one step.
@@ -112,10 +96,6 @@ pub(super) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
     // SAFETY: the structure has the kernel's layout for this command; the path ends with a zero and outlives
     // the call.
     unsafe { call(BPF_OBJ_PIN, &mut pin) }
-}
-
-fn descriptor_number(descriptor: BorrowedFd<'_>) -> io::Result<u32> {
-    u32::try_from(descriptor.as_raw_fd()).map_err(io::Error::other)
 }
 
 /// Whether this link is pinned at the path.

@@ -105,11 +105,31 @@ async fn within<T>(
 pub async fn lines(
     socket: &Path,
     path: &str,
-    mut each: impl FnMut(&str) -> anyhow::Result<()>,
+    each: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     alive(socket).await?;
     let begun = request(socket, Method::GET, path, Bytes::new());
-    let mut response = within(READ_LIMIT, begun).await?;
+    pass_lines(within(READ_LIMIT, begun).await?, each).await
+}
+
+/// Sends a request with a body, and passes each line of the response on as it arrives, for a limited time.
+pub async fn ask_for_lines<T: Serialize + Sync>(
+    socket: &Path,
+    path: &str,
+    body: &T,
+    each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let body = Bytes::from(serde_json::to_vec(body)?);
+    alive(socket).await?;
+    let exchange =
+        async { pass_lines(request(socket, Method::POST, path, body).await?, each).await };
+    within(READ_LIMIT, exchange).await
+}
+
+async fn pass_lines(
+    mut response: hyper::body::Incoming,
+    mut each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut rest = Vec::new();
     while let Some(frame) = response.frame().await {
         // A streamed response is cut off when the daemon ends. A local socket has no other error, and this

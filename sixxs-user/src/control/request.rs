@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
-use sixxs_core::{config::Refused, diagnostics::Invalid, types::IfName};
+use sixxs_core::{
+    config::Refused, diagnostics::Invalid, inside_test::request::Number, types::IfName,
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{control::api, host::config_file};
+use crate::{bpf::LiveTest, control::api, host::config_file};
 
 /// The receiver of the result of a request.
 pub type Answer<T> = oneshot::Sender<T>;
@@ -99,6 +101,8 @@ pub enum Request {
     Plan(Answer<anyhow::Result<api::Plan>>),
     /// Carries out inside tests of tunnels.
     Inside(api::InsideRequest, Answer<anyhow::Result<api::InsideTests>>),
+    /// Begins a live test of a packet that a client is about to send.
+    Live(api::LiveRequest, Answer<anyhow::Result<(Number, LiveTest)>>),
     /// Starts, stops or restarts tunnels by name.
     Tunnels(Verb, api::Names, Answer<Outcome>),
     /// Starts or stops the tunnel of an account.

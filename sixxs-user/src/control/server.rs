@@ -8,6 +8,7 @@
 //! | `GET /v1/alerts[?follow=true]` | read only, one JSON object per line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
 //! | `POST /v1/check/inside` with [`InsideRequest`] | puts packets into the tunnels' ingress, and changes nothing |
+//! | `POST /v1/explain/live` with [`LiveRequest`] | expects a packet of the client, and changes nothing: two lines of [`LiveEvent`] |
 //! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
 //! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
 //! | `POST /v1/reload/check` with [`CheckReload`] | shows what a reload would change |
@@ -21,6 +22,7 @@
 
 use std::{
     fs,
+    future::ready,
     ops::RangeInclusive,
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
@@ -40,10 +42,12 @@ use axum::{
 use futures_util::{StreamExt as _, stream};
 use nix::unistd::Group;
 use serde::Deserialize;
+use sixxs_common::inside_test::Way;
 use tokio::{
     net::UnixListener,
     sync::{broadcast::error::RecvError, mpsc, oneshot},
     task::JoinHandle,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -51,8 +55,10 @@ use super::{
     request::{Quit, Request, Requests, Verb},
 };
 use crate::{
+    bpf::LiveTest,
     control::api::{
-        AccountFile, Alert, CheckReload, Displacement, InsideRequest, METRICS_TYPE, Names, Reload,
+        AccountFile, Alert, CheckReload, Displacement, InsideRequest, LiveEvent, LiveRequest,
+        LiveWay, METRICS_TYPE, Names, Reload,
     },
     host::clock::Clock,
     host::config_file,
@@ -102,6 +108,7 @@ pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Resul
         .route("/v1/alerts", get(alerts))
         .route("/v1/tunnels/{verb}", post(tunnels))
         .route("/v1/check/inside", post(check_inside))
+        .route("/v1/explain/live", post(explain_live))
         .route("/v1/aiccu/{verb}", post(aiccu))
         .route("/v1/reload", post(reload))
         .route("/v1/reload/check", post(check_reload))
@@ -242,6 +249,46 @@ async fn check_inside(
     caller.may_change()?;
     let tests = ask(&requests, |answer| Request::Inside(asked, answer)).await??;
     Ok(Json(tests).into_response())
+}
+
+/// Time limit for the packet of a live test. A neighbour that answers at all most often answers sooner.
+const LIVE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The time between two looks for that packet.
+const LIVE_INTERVAL: Duration = Duration::from_millis(2);
+
+async fn explain_live(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(asked): Json<LiveRequest>,
+) -> Result<Response, ErrorResponse> {
+    caller.may_change()?;
+    let (number, test) = ask(&requests, |answer| Request::Live(asked, answer)).await??;
+    let expected = LiveEvent::Expected {
+        identifier: number.identifier,
+        sequence: number.sequence,
+    };
+    // The test ends with the stream.
+    let events = stream::once(ready(Ok(expected))).chain(stream::once(recorded(test)));
+    let lines = events
+        .map(|event| -> anyhow::Result<String> { Ok(serde_json::to_string(&event?)? + "\n") });
+    let kind = [(CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, Body::from_stream(lines)).into_response())
+}
+
+/// Waits until the programs have received the packet of a live test.
+async fn recorded(test: LiveTest) -> anyhow::Result<LiveEvent> {
+    let since = Instant::now();
+    let mut seen = test.read()?;
+    while seen.left_ns == 0 && since.elapsed() < LIVE_LIMIT {
+        sleep(LIVE_INTERVAL).await;
+        seen = test.read()?;
+    }
+    let way = Way::try_from(seen.way).ok().filter(|_| seen.left_ns != 0);
+    Ok(LiveEvent::Recorded {
+        interface: (seen.ifindex != 0).then_some(seen.ifindex),
+        way: way.map(LiveWay),
+    })
 }
 
 async fn aiccu(

@@ -28,11 +28,15 @@ use tokio::task::spawn_blocking;
 pub(super) use self::plan::Plan;
 use self::{
     plan::Planned,
-    run::{Lost, Outcome, Run},
+    run::{EXPECTED, Lost, Outcome, Run},
 };
+use super::readings::monotonic_ns;
 use crate::{
-    bpf::{InsideTester, Testers},
-    control::{Answer, api},
+    bpf::{InsideTester, Kernel, LiveTest, Testers},
+    control::{
+        Answer,
+        api::{self, LiveRequest},
+    },
     netlink::Netlink,
 };
 
@@ -45,22 +49,41 @@ pub(super) struct Shared {
 
 impl Shared {
     fn message(&self, probe: Probe) -> Message {
-        let number = self.last.fetch_add(1, Ordering::Relaxed);
         let ports = |local| Ports {
             local,
-            remote: number | FIRST_PORT,
+            remote: self.next() | FIRST_PORT,
         };
         match probe {
-            Probe::Ping => {
-                let [_, _, high, low] = std::process::id().to_be_bytes();
-                Message::Echo(Number {
-                    identifier: u16::from_be_bytes([high, low]) ^ IDENTIFIER,
-                    sequence: number,
-                })
-            }
+            Probe::Ping => Message::Echo(self.number()),
             Probe::Tcp(port) => Message::Syn(ports(port)),
             Probe::Udp(port) => Message::Datagram(ports(port)),
         }
+    }
+
+    /// The numbers of an echo request.
+    fn number(&self) -> Number {
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        Number {
+            identifier: u16::from_be_bytes([high, low]) ^ IDENTIFIER,
+            sequence: self.next(),
+        }
+    }
+
+    fn next(&self) -> u16 {
+        self.last.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Begins a live test.
+    pub(super) fn live_test(
+        &self,
+        programs: &Kernel,
+        asked: LiveRequest,
+    ) -> anyhow::Result<(Number, LiveTest)> {
+        let number = self.number();
+        let ends = [asked.source, asked.destination];
+        let now_ns = monotonic_ns()?;
+        let test = programs.live_test(&self.testers, ends, number, EXPECTED, now_ns)?;
+        Ok((number, test))
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 use sixxs_core::{
     aiccu,
     config::{Account, Config, Kind, Tls, Tunnel},
+    inside_test::request::Number,
     routing::diff,
     tunnel::State,
     types::IfName,
@@ -26,6 +27,7 @@ use super::{
     tunnels::{AfterStop, stop_in_task},
 };
 use crate::{
+    bpf::LiveTest,
     broker::connects::Connects,
     control::api::{self, About, ConfigText},
     control::{ActionError, Answer, Outcome, Verb},
@@ -84,6 +86,12 @@ impl Operations {
         let answer = self.enforcer.history.counting(answer);
         let tester = reconciler.programs().inside_tester(&self.inside.testers);
         inside_test::start(tester, plan, self.inside.clone(), answer);
+    }
+
+    /// Begins a live test of a packet that a client is about to send.
+    pub(super) fn live_test(&self, asked: api::LiveRequest) -> anyhow::Result<(Number, LiveTest)> {
+        let programs = self.enforcer.reconciler.programs();
+        self.inside.live_test(programs, asked)
     }
 
     /// The tunnel of the account in this file, which is added if it is new.

@@ -42,9 +42,9 @@ pub(crate) struct DropTrace {
 }
 
 impl DropTrace {
-    /// Traces the IPv6 packets that the kernel drops in the context of this thread, and those that leave with one of these
-    /// lengths, link layer included.
-    pub(crate) fn start(lengths: [usize; 2]) -> anyhow::Result<Self> {
+    /// Traces the IPv6 packets that the kernel drops in the context of this thread, and those that leave: with one of these
+    /// lengths, link layer included, or all of them.
+    pub(crate) fn start(lengths: Option<[usize; 2]>) -> anyhow::Result<Self> {
         let tracefs = TraceFs::find()?;
         let instances = tracefs.instances();
         remove_leftovers_in(&instances);
@@ -59,7 +59,7 @@ impl DropTrace {
         Ok(trace)
     }
 
-    fn enable(&self, thread: i32, [one, other]: [usize; 2]) -> anyhow::Result<()> {
+    fn enable(&self, thread: i32, lengths: Option<[usize; 2]>) -> anyhow::Result<()> {
         let events = self.directory.join("events");
         let (event, departure) = (
             events.join("skb/kfree_skb"),
@@ -73,7 +73,12 @@ impl DropTrace {
         let filter = format!("common_pid == {thread} && protocol == {IPV6}");
         write(&event.join("filter"), &filter)?;
         write(&event.join("enable"), "1")?;
-        let filter = format!("common_pid == {thread} && (len == {one} || len == {other})");
+        let filter = match lengths {
+            Some([one, other]) => {
+                format!("common_pid == {thread} && (len == {one} || len == {other})")
+            }
+            None => format!("common_pid == {thread}"),
+        };
         write(&departure.join("filter"), &filter)?;
         write(&departure.join("enable"), "1")
     }

@@ -45,7 +45,7 @@ const LARGE_WAIT: Duration = Duration::from_millis(300);
 /// answer a small one. If no packet is lost, this takes as long as two pings.
 pub fn largest(source: Ipv6Addr, target: Ipv6Addr, mtu: u32) -> anyhow::Result<Option<u32>> {
     let pinger = Pinger::new(source, target)?;
-    pinger.forbid_fragments()?;
+    forbid_fragments(&pinger.socket, libc::IPV6_PMTUDISC_PROBE)?;
     let mut sequences = 1..;
     // Try twice, since a packet may be lost.
     let mut answers = |bytes, wait| {
@@ -93,18 +93,6 @@ impl Pinger {
         Ok(Self { socket, identifier })
     }
 
-    /// Disables fragmentation, and ignores the known path MTU (`IPV6_PMTUDISC_PROBE`).
-    fn forbid_fragments(&self) -> anyhow::Result<()> {
-        let options = [
-            (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
-            (libc::IPV6_DONTFRAG, 1),
-        ];
-        for (option, value) in options {
-            set_option(&self.socket, option, value).context("forbid fragments")?;
-        }
-        Ok(())
-    }
-
     /// Sends a packet of `bytes` bytes (48 or more), and waits for its reply.
     fn ping(&self, sequence: u16, bytes: u32, wait: Duration) -> io::Result<Option<Duration>> {
         let mut message = request(self.identifier, sequence).to_vec();
@@ -143,6 +131,18 @@ pub(super) fn request(identifier: [u8; 2], sequence: u16) -> [u8; 8] {
 
 /// Distinguishes pings of this process.
 static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// Disables fragmentation. With `IPV6_PMTUDISC_PROBE` the known path MTU is ignored, with `IPV6_PMTUDISC_DO` it is not.
+pub(crate) fn forbid_fragments(socket: &Socket, discovery: libc::c_int) -> anyhow::Result<()> {
+    let options = [
+        (libc::IPV6_MTU_DISCOVER, discovery),
+        (libc::IPV6_DONTFRAG, 1),
+    ];
+    for (option, value) in options {
+        set_option(socket, option, value).context("forbid fragments")?;
+    }
+    Ok(())
+}
 
 fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;

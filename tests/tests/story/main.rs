@@ -48,6 +48,7 @@ mod echo_health;
 mod endpoint_update;
 mod exits;
 mod explain;
+mod explain_live;
 mod fd_store;
 mod followed;
 mod footprint;

@@ -30,6 +30,9 @@ pub(in crate::cli) struct Arguments {
     /// Its length in bytes, headers included.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(40..=65575))]
     pub(super) size: Option<u32>,
+    /// Also send such a packet, an echo request, keep it from the wire, and show what the kernel did with it.
+    #[arg(long, conflicts_with = "iif")]
+    pub(super) live: bool,
 }
 
 /// An invalid argument.

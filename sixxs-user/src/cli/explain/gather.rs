@@ -38,8 +38,8 @@ struct View<'a> {
     daemon: Option<bool>,
 }
 
-/// Observes the host, and queries the kernel.
-pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Result<Facts> {
+/// Observes the host, and queries the kernel. Returns the interfaces too.
+pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Result<(Facts, Links)> {
     let (source, destination, oif) = addresses(arguments)?;
     let config = config_or_default(paths)?;
     let (status, daemon) = ask_daemon(paths).await;
@@ -79,7 +79,7 @@ pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Resu
     let enforcement = Enforcement::new(&config, links, |_| true);
     let owner = owner(&config, source);
     let owner = owner.as_ref();
-    Ok(Facts {
+    let facts = Facts {
         bytes: arguments.size,
         is_tunnel_up: owner
             .and_then(|(tunnel, _)| links.by_name(&tunnel.name))
@@ -96,7 +96,8 @@ pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Resu
         decision,
         rules,
         packet,
-    })
+    };
+    Ok((facts, observed.links))
 }
 
 /// The daemon's status, and whether it runs; `None` if unknown.

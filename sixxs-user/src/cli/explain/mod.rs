@@ -2,14 +2,22 @@
 //!
 //! * `arguments` – the arguments
 //! * `gather` – the facts
+//! * `live` – a real packet
 
 mod arguments;
 mod gather;
+mod live;
 
 use std::{net::Ipv6Addr, process::ExitCode};
 
 use serde::Serialize;
-use sixxs_core::explain::path::{self, Explanation, RoutingDecision};
+use sixxs_core::{
+    explain::{
+        live::{Comparison, Fate, Live, compare},
+        path::{self, Explanation, Facts, RoutingDecision},
+    },
+    link::Links,
+};
 
 use super::output;
 use crate::host::paths::Paths;
@@ -28,6 +36,40 @@ struct Report<'a> {
     sentence: &'a str,
     cause: Option<&'static str>,
     cure: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<LiveReport<'a>>,
+}
+
+/// What the kernel did with a real packet.
+#[derive(Serialize)]
+struct LiveReport<'a> {
+    interface: Option<&'a str>,
+    outcome: &'static str,
+    reason: Option<&'a str>,
+    location: Option<&'a str>,
+    sentence: &'a str,
+    cure: Option<&'a str>,
+    agrees: bool,
+    difference: Option<&'a str>,
+}
+
+impl<'a> LiveReport<'a> {
+    fn new((live, compared): &'a (Live, Comparison)) -> Self {
+        let drop = match &live.fate {
+            Fate::Lost(drop) => drop.as_ref(),
+            Fate::Seen(_) | Fate::Refused(_) => None,
+        };
+        Self {
+            interface: live.interface.as_deref(),
+            outcome: compared.outcome,
+            reason: drop.map(|drop| drop.reason.as_str()),
+            location: drop.and_then(|drop| drop.location.as_deref()),
+            sentence: &compared.sentence,
+            cure: compared.cure.as_deref(),
+            agrees: compared.difference.is_none(),
+            difference: compared.difference.as_deref(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -41,7 +83,12 @@ pub(super) async fn explain(
     json: bool,
     arguments: Arguments,
 ) -> anyhow::Result<ExitCode> {
-    let facts = gather::gather(paths, &arguments).await?;
+    let (facts, links) = gather::gather(paths, &arguments).await?;
+    let live = if arguments.live {
+        Some(send(paths, &facts, &links).await?)
+    } else {
+        None
+    };
     let Explanation {
         steps,
         outcome,
@@ -66,6 +113,7 @@ pub(super) async fn explain(
             sentence: &sentence,
             cause: cause.as_ref().map(|cause| cause.name()),
             cure,
+            live: live.as_ref().map(LiveReport::new),
         };
         output::print(&output::json_line(&report)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -80,7 +128,38 @@ pub(super) async fn explain(
     if let Some(cure) = cure {
         output::print(&wrapped("cure", &cure))?;
     }
+    if let Some((_, compared)) = &live {
+        output::print(&live_text(compared))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sends the packet, and describes what the kernel did.
+async fn send(paths: &Paths, facts: &Facts, links: &Links) -> anyhow::Result<(Live, Comparison)> {
+    let scope = facts.packet.oif.as_ref().and_then(|name| {
+        let link = name.parse().ok().and_then(|name| links.by_name(&name));
+        link.map(|link| link.index)
+    });
+    let sent = live::Sent {
+        packet: &facts.packet,
+        scope,
+        bytes: facts.bytes,
+    };
+    let live = live::live(&paths.socket(), &sent, links).await?;
+    let compared = compare(facts, &live);
+    Ok((live, compared))
+}
+
+fn live_text(compared: &Comparison) -> String {
+    let mut text = wrapped("live", &compared.sentence);
+    if let Some(cure) = &compared.cure {
+        text += &wrapped("cure", cure);
+    }
+    text += &match &compared.difference {
+        None => wrapped("", "as predicted"),
+        Some(difference) => wrapped("differs", difference),
+    };
+    text
 }
 
 /// A label, followed by a text that is wrapped to 80 columns.

@@ -4,6 +4,7 @@
 
 mod alert;
 mod inside_test;
+mod live_test;
 mod reload;
 mod status;
 mod value;
@@ -16,6 +17,7 @@ use sixxs_core::routing;
 pub use self::{
     alert::{About, Alert, Leak},
     inside_test::{InsideRequest, InsideTest, InsideTests},
+    live_test::{LiveEvent, LiveRequest, LiveWay},
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },

@@ -97,6 +97,9 @@ impl Daemon {
                 self.operations.control_account(verb, file, answer).await
             }
             Request::Inside(asked, answer) => self.operations.test_inside(&asked, answer),
+            Request::Live(asked, answer) => {
+                let _gone = answer.send(self.operations.live_test(asked));
+            }
             Request::Tunnels(verb, names, answer) => {
                 self.operations.control_tunnels(verb, names, answer).await
             }

@@ -37,7 +37,7 @@ const TRACED_LIMIT: Duration = Duration::from_millis(20);
 const CLOSE_LIMIT: Duration = Duration::from_millis(100);
 
 /// The time for which the programs expect the packets of a test: longer than the daemon waits for them.
-const EXPECTED: Duration = Duration::from_secs(2);
+pub(super) const EXPECTED: Duration = Duration::from_secs(2);
 
 /// How often a request without reply is traced.
 const RUNS: usize = 2;
@@ -91,7 +91,7 @@ impl Run {
         let lost = both.filter(|(_, outcome)| matches!(outcome, Outcome::Lost(_)));
         let mut trace = None;
         for (test, outcome) in lost.take(MOST_TRACED) {
-            let start = || DropTrace::start([PACKET_BYTES, FRAME_BYTES]);
+            let start = || DropTrace::start(Some([PACKET_BYTES, FRAME_BYTES]));
             *outcome = self.traced(test, trace.get_or_insert_with(start));
         }
         outcomes
