@@ -61,6 +61,8 @@ pub enum Kind {
     /// A packet that this host sends by itself. [`InsideTest::arrived_ns`] is when it passed the routing, and
     /// [`InsideTest::ifindex`] the interface that it was routed to.
     Live = 1,
+    /// The same as [`Kind::Reply`], but a reply that leaves by the right way is sent.
+    LetGo = 2,
 }
 
 impl InsideTest {
@@ -98,6 +100,13 @@ impl InsideTest {
             self.ifindex = ifindex;
         }
         is_live
+    }
+
+    /// Whether a reply on this way is sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lets_go(&self, way: u32) -> bool {
+        self.kind == Kind::LetGo as u32 && (way == Way::Own.raw() || way == Way::Exempt.raw())
     }
 
     /// Records a reply. Only the first one counts.
@@ -341,6 +350,16 @@ mod tests {
         assert_eq!((test.left_ns, test.ifindex, test.from_ifindex), (50, 3, 0));
         assert_eq!(Way::try_from(test.way), Ok(Way::Own));
         assert_eq!(Answer::try_from(test.answer), Ok(Answer::SynAck));
+    }
+
+    #[test]
+    fn only_replies_on_the_right_way_are_let_go() {
+        let test = InsideTest::new(7, 100, Kind::LetGo);
+        for way in [Way::Own, Way::Exempt, Way::Leak, Way::Loop, Way::Unknown] {
+            let expected = matches!(way, Way::Own | Way::Exempt);
+            assert_eq!(test.lets_go(way.raw()), expected, "{way:?}");
+        }
+        assert!(!InsideTest::new(7, 100, Kind::Reply).lets_go(Way::Own.raw()));
     }
 
     #[test]

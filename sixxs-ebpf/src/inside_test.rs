@@ -41,14 +41,33 @@ pub(crate) fn arrived(frame: &Frame, offset: u32) -> bool {
     is_testing() && sixxs_test_arrived(frame.context().as_ptr().cast(), offset) != 0
 }
 
+/// A packet that is about to leave.
+pub(crate) enum Leaving {
+    /// It is of no test.
+    Real,
+    /// It is the reply of a test, and is dropped.
+    Caught,
+    /// It is the reply of a test, and is sent.
+    LetGo,
+}
+
+/// The values of `sixxs_test_left`.
+const REAL: u32 = 0;
+const CAUGHT: u32 = 1;
+const LET_GO: u32 = 2;
+
 /// Whether a packet that is about to leave is the reply of a test. The IPv6 header is at `offset`.
 #[inline(always)]
-pub(crate) fn left(frame: &Frame, offset: u32, verdict: Verdict) -> bool {
+pub(crate) fn left(frame: &Frame, offset: u32, verdict: Verdict) -> Leaving {
     if !is_testing() {
-        return false;
+        return Leaving::Real;
     }
     let way = Way::of(verdict).raw();
-    sixxs_test_left(frame.context().as_ptr().cast(), offset, way) != 0
+    match sixxs_test_left(frame.context().as_ptr().cast(), offset, way) {
+        CAUGHT => Leaving::Caught,
+        LET_GO => Leaving::LetGo,
+        _ => Leaving::Real,
+    }
 }
 
 /// Whether a packet that a socket sends is of a live test and has to be dropped here, since `sixxs_egress` would not see it or
@@ -116,17 +135,17 @@ extern "C" fn sixxs_test_arrived(skb: *mut __sk_buff, offset: u32) -> u32 {
 extern "C" fn sixxs_test_left(skb: *mut __sk_buff, offset: u32, way: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
     let Some(ipv6) = packet::ipv6_again(frame, offset) else {
-        return 0;
+        return REAL;
     };
     let Some((ends, answer)) = inside_test::reply(frame, &ipv6) else {
-        return 0;
+        return REAL;
     };
     let Some(test) = test(&ends) else {
-        return 0;
+        return REAL;
     };
     let interfaces = (frame.ifindex(), frame.ingress_ifindex());
     test.reply(frame::precise_now_ns(), interfaces, way, answer);
-    1
+    if test.lets_go(way) { LET_GO } else { CAUGHT }
 }
 
 /// The test that a packet belongs to.

@@ -52,7 +52,7 @@ use sixxs_common::{
     treatment::Treatment,
 };
 
-use crate::{frame::Frame, maps::Slot};
+use crate::{frame::Frame, inside_test::Leaving, maps::Slot};
 
 /// Continue with the next program; `TCX_NEXT` under TCX.
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -90,10 +90,15 @@ fn sixxs_egress(context: TcContext) -> i32 {
         ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
-    if let Ok(ipv6) = &ipv6
-        && inside_test::left(frame, ipv6.offset, verdict)
-    {
-        return SHOT;
+    if let Ok(ipv6) = &ipv6 {
+        match inside_test::left(frame, ipv6.offset, verdict) {
+            Leaving::Real => {}
+            Leaving::Caught => return SHOT,
+            Leaving::LetGo if interface.is_carried != 0 => {
+                return carry::out(frame, interface.slot);
+            }
+            Leaving::LetGo => return NEXT,
+        }
     }
     let (stat, action) = act(frame, interface, verdict, ipv6.as_ref().ok());
     slot.add(stat, 1);

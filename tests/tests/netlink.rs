@@ -1,13 +1,16 @@
 //! The kernel carries out plans: the result of each step is known, in plans of any size.
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use sixxs_core::routing::desired::RouteKey;
 use sixxs_core::routing::plan::{Route, RouteTarget};
 use sixxs_core::routing::{Plan, Step};
 use sixxs_core::types::{Metric, Prefix, TableId};
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_user::netlink::Netlink;
+use sixxs_tests::wait;
+use sixxs_user::netlink::{FilterTrace, Netlink};
 
 /// Step with this number: an `unreachable` route in a table of its own.
 fn step(number: u16) -> Step {
@@ -69,5 +72,37 @@ fn each_step_is_accounted_for() -> Result<()> {
     assert_eq!(then.done, done);
     let there = lab.host().sh("ip -6 route show table 77")?;
     assert_eq!(there.lines().count(), 200);
+    Ok(())
+}
+
+/// The table that marks packets for nftables' tracing belongs to the trace.
+#[test]
+fn a_trace_of_filters_leaves_no_table() -> Result<()> {
+    let lab = Lab::new(Spec::new(Flavour::Tun))?;
+    let host = lab.host();
+    let pair = ["2001:db8::1", "2001:db8::2"].map(str::parse);
+    let [one, other] = pair;
+    let pair = [one?, other?];
+    let before = host.sh("nft list tables")?;
+    let trace = host.run(|| FilterTrace::start(&[pair]))?;
+    let marked = host.sh("nft list table ip6 sixxs_trace")?;
+    for line in [
+        "flags owner",
+        "type filter hook prerouting priority -1000; policy accept;",
+        "type filter hook output priority -1000; policy accept;",
+        "ip6 saddr 2001:db8::1 ip6 daddr 2001:db8::2 meta nftrace set 1",
+        "ip6 saddr 2001:db8::2 ip6 daddr 2001:db8::1 meta nftrace set 1",
+    ] {
+        ensure!(marked.contains(line), "{line}: {marked}");
+    }
+    ensure!(trace.drops()?.is_empty());
+    drop(trace);
+    let limit = Duration::from_secs(2);
+    wait::until(
+        "the table is gone",
+        limit,
+        || host.sh("nft list tables"),
+        |tables| *tables == before,
+    )?;
     Ok(())
 }

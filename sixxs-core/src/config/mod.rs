@@ -15,7 +15,7 @@
 mod account;
 mod alerting;
 mod broker_overlay;
-mod check_source;
+mod check_ends;
 mod cross_check;
 mod endpoint_update;
 mod followed;

@@ -262,6 +262,8 @@ pub struct Tunnel {
     pub check_target: Option<Ipv6Addr>,
     /// The source of the requests of the inside test; `None`: [`DEFAULT_SOURCE`](crate::inside_test::DEFAULT_SOURCE).
     pub check_source: Option<Ipv6Addr>,
+    /// Addresses of hosts in the prefixes, which `sixxs check` tests through the forwarding of this host.
+    pub check_addresses: Vec<Ipv6Addr>,
     /// Routed prefixes: packets from them also belong to this tunnel.
     pub prefixes: Vec<Prefix>,
     /// Destinations that are reached without the tunnel.

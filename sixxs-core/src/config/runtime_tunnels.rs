@@ -50,6 +50,7 @@ impl Config {
             peer: None,
             check_target: None,
             check_source: None,
+            check_addresses: Vec::new(),
             prefixes: Vec::new(),
             direct: Vec::new(),
             // There are more tables than tunnels.

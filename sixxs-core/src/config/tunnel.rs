@@ -6,7 +6,7 @@ use super::{
     CarrierChoice, EndpointUpdate, Follows, Kind, PrefixSource, Probe, RemoteEndpoint, RuleMode,
     Tunnel, WireGuard,
     account::Includes,
-    check_source,
+    check_ends,
     cross_check::Locations,
     endpoint_update,
     follows::OrAuto,
@@ -30,6 +30,7 @@ const KEYS: &[&str] = &[
     "peer",
     "check_target",
     "check_source",
+    "check_address",
     "prefixes",
     "prefix_from",
     "direct",
@@ -68,7 +69,7 @@ pub(super) fn read(
     fields.check_addresses();
     fields.check_auto_addresses(kind.as_ref());
     fields.check_prefixes();
-    fields.check_source();
+    fields.check_ends();
     fields.check_prefix_source(kind.as_ref());
     fields.check_table(rule_mode);
     fields.check_gateway();
@@ -98,6 +99,7 @@ struct Fields {
     peer: Field<Ipv6Addr>,
     check_target: Field<Ipv6Addr>,
     check_source: Field<Ipv6Addr>,
+    check_address: List<Ipv6Addr>,
     prefixes: List<Prefix>,
     /// Where the prefixes are `auto`.
     auto_prefixes: Option<Location>,
@@ -141,6 +143,8 @@ impl Fields {
             peer: section.ipv6("peer"),
             check_target: section.ipv6("check_target"),
             check_source: section.ipv6("check_source"),
+            check_address: section
+                .one_or_many("check_address", "addresses of hosts behind this one"),
             prefixes,
             auto_prefixes,
             prefix_from: section.one_or_many("prefix_from", "names of interfaces, such as lan0"),
@@ -231,12 +235,11 @@ impl Fields {
         }
     }
 
-    fn check_source(&mut self) {
-        if let Some(Located { value, location }) = self.check_source.as_set()
-            && let Some(fault) = check_source::fault(*value, &self.addresses, &self.prefixes)
-        {
-            self.diagnostics.add(location, fault);
-        }
+    fn check_ends(&mut self) {
+        let are_from_host = self.auto_prefixes.is_some() || !self.prefix_from.is_absent();
+        let (prefixes, diagnostics) = (&self.prefixes, &mut self.diagnostics);
+        check_ends::check_source(&self.check_source, &self.addresses, prefixes, diagnostics);
+        check_ends::check_addresses(&self.check_address, prefixes, are_from_host, diagnostics);
     }
 
     /// The prefixes are in the file, or delegated, or on the link of other interfaces.
@@ -437,6 +440,7 @@ impl Fields {
             peer: self.peer.value(),
             check_target: self.check_target.value(),
             check_source: self.check_source.value(),
+            check_addresses: self.check_address.values().unwrap_or_default(),
             direct: match self.direct {
                 Field::Absent(_) => prefixes.clone(),
                 direct => direct.values().unwrap_or_default(),

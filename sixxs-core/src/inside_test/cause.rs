@@ -35,6 +35,37 @@ pub struct Facts {
     pub programs_in: Vec<String>,
     /// The same where they leave.
     pub programs_out: Vec<String>,
+    /// How the request is forwarded; `None`: the tested address is of this host.
+    pub forwarding: Option<Forwarding>,
+}
+
+/// A request that this host has to forward to a host behind it (`check_address`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Whether this host forwards at all (`net.ipv6.conf.all.forwarding`). `None`: not known.
+    pub is_on: Option<bool>,
+    /// The interface that the request is routed to, or why it has no route.
+    pub route: Result<String, String>,
+}
+
+impl Forwarding {
+    /// Finds the cause, if no reason of the kernel names it. `no_route` is why the reply has no route.
+    fn cause(&self, trace: &Trace, no_route: Option<&String>) -> Cause {
+        if self.is_on == Some(false) {
+            return Cause::NotForwarded;
+        }
+        let interface = match &self.route {
+            Ok(interface) => interface,
+            Err(reason) => return Cause::NoRouteBehind(reason.clone()),
+        };
+        if let Some(reason) = no_route {
+            return Cause::NoRoute(reason.clone());
+        }
+        match (&trace.left_by, trace.drops.first()) {
+            (None, Some(drop)) => Cause::Unknown(drop.clone()),
+            _ => Cause::HostSilent(interface.clone()),
+        }
+    }
 }
 
 /// Whether the host limits echo replies, by its settings `net.ipv6.icmp.ratelimit` and `ratemask`.
@@ -74,6 +105,14 @@ pub enum Cause {
     RateLimit,
     /// The reply leaves by an interface without a program.
     LeavesBy(String),
+    /// The queue of the interface drops the reply.
+    Queue,
+    /// The host does not forward.
+    NotForwarded,
+    /// The request has no route to the host behind this one, with the reason.
+    NoRouteBehind(String),
+    /// The request goes out by this interface, and no reply comes back.
+    HostSilent(String),
     /// The kernel's own words.
     Unknown(DropEvent),
     /// Nothing is known.
@@ -120,6 +159,9 @@ pub fn cause(trace: &Trace, facts: &Facts) -> Cause {
     }
     if drops.iter().any(is_by_xdp) {
         return Cause::Xdp;
+    }
+    if let Some(forwarding) = &facts.forwarding {
+        return forwarding.cause(trace, facts.no_route.as_ref());
     }
     if !facts.has_address {
         return Cause::NoAddress;
@@ -172,6 +214,10 @@ impl Cause {
             Self::NoRoute(_) => "no_route",
             Self::RateLimit => "rate_limit",
             Self::LeavesBy(_) => "leaves_elsewhere",
+            Self::Queue => "queue",
+            Self::NotForwarded => "not_forwarded",
+            Self::NoRouteBehind(_) => "no_route_behind",
+            Self::HostSilent(_) => "host_silent",
             Self::Unknown(_) => "unknown",
             Self::Silent => "silent",
         }
@@ -220,6 +266,12 @@ impl Cause {
             Self::LeavesBy(other) => {
                 format!("the answer leaves by {other}, where no program sees it")
             }
+            Self::Queue => format!("the queue of {interface} drops the answer"),
+            Self::NotForwarded => "this host does not forward IPv6".to_owned(),
+            Self::NoRouteBehind(reason) => format!("this host has no route to {address}: {reason}"),
+            Self::HostSilent(out) => {
+                format!("the request goes out by {out}, and no answer comes back")
+            }
             Self::Unknown(_) => "the kernel drops it".to_owned(),
             Self::Silent if facts.arrived => "the kernel gives no reason".to_owned(),
             Self::Silent => format!(
@@ -250,6 +302,12 @@ impl Cause {
             Self::EchoIgnored => "sysctl -w net.ipv6.icmp.echo_ignore_all=0".to_owned(),
             Self::NoRoute(_) | Self::LeavesBy(_) => {
                 format!("sixxs explain {address} {source} shows why")
+            }
+            Self::Queue => format!("tc -s qdisc show dev {interface}"),
+            Self::NotForwarded => "sysctl -w net.ipv6.conf.all.forwarding=1".to_owned(),
+            Self::NoRouteBehind(_) => format!("ip -6 route get {address}"),
+            Self::HostSilent(out) => {
+                format!("ping -6 {address}; ip -6 neigh show to {address} dev {out}")
             }
             Self::RateLimit => "sysctl -w net.ipv6.icmp.ratemask=0-1,3-127".to_owned(),
             Self::Unknown(_) | Self::Silent => "sixxs doctor looks for what may drop it".to_owned(),
@@ -421,6 +479,10 @@ mod tests {
             Cause::NoRoute("none".to_owned()),
             Cause::RateLimit,
             Cause::LeavesBy("net1".to_owned()),
+            Cause::Queue,
+            Cause::NotForwarded,
+            Cause::NoRouteBehind("none".to_owned()),
+            Cause::HostSilent("lan0".to_owned()),
             Cause::Unknown(drop("X", None)),
             Cause::Silent,
         ];
@@ -436,5 +498,47 @@ mod tests {
                 .cure(&name, address, source)
                 .contains("eth0/5")
         );
+    }
+
+    #[test]
+    fn the_first_fault_on_the_way_is_the_cause() {
+        let works = Forwarding {
+            is_on: Some(true),
+            route: Ok("lan0".to_owned()),
+        };
+        let off = Forwarding {
+            is_on: Some(false),
+            ..works.clone()
+        };
+        let lost = Forwarding {
+            route: Err("no route".to_owned()),
+            ..works.clone()
+        };
+        let reason = "none".to_owned();
+        let drop = drop("NOMEM", None);
+        let dropped = Trace {
+            drops: vec![drop.clone()],
+            left_by: None,
+        };
+        let left = Trace {
+            left_by: Some("lan0".to_owned()),
+            ..dropped.clone()
+        };
+        let none = Trace::default();
+        for (forwarding, trace, no_route, expected) in [
+            (&off, &dropped, None, Cause::NotForwarded),
+            (
+                &lost,
+                &dropped,
+                None,
+                Cause::NoRouteBehind("no route".to_owned()),
+            ),
+            (&works, &left, Some(&reason), Cause::NoRoute(reason.clone())),
+            (&works, &dropped, None, Cause::Unknown(drop)),
+            (&works, &left, None, Cause::HostSilent("lan0".to_owned())),
+            (&works, &none, None, Cause::HostSilent("lan0".to_owned())),
+        ] {
+            assert_eq!(forwarding.cause(trace, no_route), expected);
+        }
     }
 }

@@ -62,6 +62,21 @@ pub fn parse(text: &str) -> Trace {
     trace
 }
 
+/// The reasons of queues begin like this.
+const QUEUE: &str = "QDISC";
+
+/// The packet that a queue dropped after it had left the programs behind.
+#[must_use]
+pub fn in_queue(text: &str) -> Option<DropEvent> {
+    let mut lines = text
+        .lines()
+        .skip_while(|line| departure(line).is_none())
+        .skip(1);
+    // The next departure is on another host, or of another packet.
+    let dropped = lines.next().and_then(event)?;
+    dropped.reason.starts_with(QUEUE).then_some(dropped)
+}
+
 /// What happened in each run, in the order of the first one. Other packets may be dropped in the same process at the same time,
 /// but hardly in each run.
 #[must_use]
@@ -138,6 +153,29 @@ mod tests {
             left_by: Some("net0".to_owned()),
         };
         assert_eq!(parse(text), expected);
+    }
+
+    #[test]
+    fn a_queue_drops_what_has_departed() {
+        let left =
+            "sixxs-4711 [001] b.s3. 12.3: net_dev_queue: dev=net0 skbaddr=0000000000d1c2 len=78\n";
+        let dropped = |reason: &str| {
+            format!(
+                "sixxs-4711 [001] b.s3. 12.4: kfree_skb: skbaddr=1 protocol=34525 location=__dev_queue_xmit+0x5/0x5f0 reason: {reason}\n"
+            )
+        };
+        let expected = drop("QDISC_DROP", Some("__dev_queue_xmit"));
+        let queue = dropped("QDISC_DROP");
+        assert_eq!(in_queue(&format!("{left}{queue}")), Some(expected));
+        for other in [
+            String::new(),
+            queue.clone(),
+            left.to_owned(),
+            format!("{left}{}", dropped("NETFILTER_DROP")),
+            format!("{left}{left}"),
+        ] {
+            assert_eq!(in_queue(&other), None, "{other}");
+        }
     }
 
     /// As Linux 6.1 prints it: the last one is the test run's own.

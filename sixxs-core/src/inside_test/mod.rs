@@ -101,6 +101,8 @@ pub struct Subject {
     pub on_leak: OnLeak,
     /// Whether a leak can be redirected into the tunnel: it has no link layer, or a gateway.
     pub can_redirect: bool,
+    /// Whether the address is one of a host behind this one.
+    pub is_behind: bool,
 }
 
 /// A sentence about a reply, and whether it reaches the outside.
@@ -268,6 +270,7 @@ mod tests {
             probe: Probe::Ping,
             on_leak,
             can_redirect,
+            is_behind: false,
         }
     }
 

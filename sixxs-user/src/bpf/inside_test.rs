@@ -59,6 +59,8 @@ pub struct TestRequest {
     pub index: IfIndex,
     /// The interface's link-layer address; `None`: it has no link layer.
     pub mac: Option<[u8; 6]>,
+    /// Whether a reply that leaves by the right way is sent.
+    pub lets_go: bool,
 }
 
 impl TestRequest {
@@ -147,7 +149,11 @@ impl InsideTester {
         limit: Duration,
         now_ns: u64,
     ) -> anyhow::Result<()> {
-        self.expect(&request.expected(), Kind::Reply, limit, now_ns)?;
+        let kind = match request.lets_go {
+            true => Kind::LetGo,
+            false => Kind::Reply,
+        };
+        self.expect(&request.expected(), kind, limit, now_ns)?;
         self.put_in(request, request.message)
     }
 

@@ -1,5 +1,6 @@
 //! `sixxs check`: tests whether the tunnels work.
 
+mod filter_rules;
 mod filters;
 mod inside;
 
@@ -37,27 +38,33 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// Ports to test from inside.
+/// What to test from inside.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Ports {
+pub(super) struct InsideOptions {
     /// Also test whether this TCP port accepts a connection; may be repeated.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     tcp: Vec<u16>,
     /// Also test whether this UDP port answers; may be repeated.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     udp: Vec<u16>,
+    /// Ask as the tunnel's peer, and send the answers to it: tests also what follows behind the programs.
+    #[arg(long)]
+    let_go: bool,
+    /// Repeat failed tests with nftables' tracing, and name table, chain and rule that drop the packet.
+    #[arg(long)]
+    trace_filters: bool,
 }
 
 pub(super) async fn check(
     socket: &Path,
     json: bool,
     names: &[String],
-    ports: Ports,
+    options: InsideOptions,
 ) -> anyhow::Result<ExitCode> {
     let checks = match client::get::<Status>(socket, "/v1/status").await {
         Ok(status) => {
             let tunnels = select_tunnels(&status, names)?;
-            let inside = inside::test(socket, &tunnels, ports).await;
+            let inside = inside::test(socket, &tunnels, options).await;
             checks(&tunnels, &inside)
         }
         Err(error) if error.is::<client::NoDaemon>() => vec![Check {

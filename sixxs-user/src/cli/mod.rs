@@ -207,7 +207,7 @@ enum Command {
     Check {
         names: Vec<String>,
         #[command(flatten)]
-        ports: check::Ports,
+        inside: check::InsideOptions,
     },
     /// Find problems on this host, and show their fixes; change nothing.
     #[command(after_help = "Exit status: 0 no problems, 3 problems.")]
@@ -325,7 +325,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
         Command::Top { interval, ascii } => top::top(&socket, interval, ascii).await,
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
-        Command::Check { names, ports } => check::check(&socket, json, &names, ports).await,
+        Command::Check { names, inside } => check::check(&socket, json, &names, inside).await,
         Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Explain(asked) => explain::explain(&paths, json, asked).await,
         Command::History(arguments) => history::history(&paths, json, &arguments),

@@ -19,7 +19,8 @@ use anyhow::Context as _;
 use sixxs_common::inside_test::{Answer as Kind, InsideTest as Recorded, Way};
 use sixxs_core::inside_test::{
     Probe, Reply, Subject,
-    cause::{Cause, cause},
+    cause::{Cause, Facts, cause},
+    drops::DropEvent,
     judge,
     request::{Message, Number, Ports},
 };
@@ -116,7 +117,11 @@ async fn carry_out(
     shared: Shared,
 ) -> anyhow::Result<api::InsideTests> {
     let work = move || {
-        let outcomes = Run::new(tester, shared).all(&plan.tests);
+        let run = Run::new(tester, shared, plan.lets_go);
+        let outcomes = match plan.lets_go {
+            true => run.all_let_go(&plan.tests),
+            false => run.all(&plan.tests),
+        };
         (plan, outcomes)
     };
     let (plan, outcomes) = spawn_blocking(work).await.context("run the tests")?;
@@ -126,7 +131,8 @@ async fn carry_out(
         tests.push(match outcome {
             Outcome::Reply(recorded) => answered(&plan, test, &recorded),
             Outcome::Impossible(reason) => impossible(test, &reason),
-            Outcome::Lost(lost) => unanswered(test, &lost, &netlink).await,
+            Outcome::LetGo(recorded, queue) => let_go(&plan, test, &recorded, queue),
+            Outcome::Lost(lost) => unanswered(&plan, test, &lost, &netlink).await,
         });
     }
     Ok(api::InsideTests { tests })
@@ -141,6 +147,7 @@ fn result(test: &Planned) -> api::InsideTest {
         source: Some(test.subject.source),
         protocol: Some(test.subject.probe.protocol().to_owned()),
         port: test.subject.probe.port(),
+        behind: test.subject.is_behind,
         ..api::InsideTest::default()
     }
 }
@@ -176,8 +183,54 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
     }
 }
 
-async fn unanswered(test: &Planned, lost: &Lost, netlink: &Netlink) -> api::InsideTest {
-    let facts = facts::facts(test, lost, netlink).await;
+/// The result of a test whose answer was sent, if it left by the right way.
+fn let_go(
+    plan: &Plan,
+    test: &Planned,
+    recorded: &Recorded,
+    queue: Result<Option<DropEvent>, String>,
+) -> api::InsideTest {
+    let answered = answered(plan, test, recorded);
+    if !answered.pass || answered.redirected {
+        return answered;
+    }
+    let sentence = &answered.sentence;
+    match queue {
+        Ok(None) => api::InsideTest {
+            sentence: format!("{sentence}, to the peer"),
+            let_go: true,
+            ..answered
+        },
+        Ok(Some(drop)) => {
+            let cause = Cause::Queue;
+            let what = cause.sentence(&test.device, test.subject.address, &Facts::default());
+            api::InsideTest {
+                pass: false,
+                cause: Some(cause.name().to_owned()),
+                sentence: format!("{sentence}; {drop}: {what}"),
+                cure: Some(cause.cure(&test.device, test.subject.address, test.subject.source)),
+                reason: Some(drop.reason),
+                location: drop.location,
+                ..answered
+            }
+        }
+        Err(reason) => api::InsideTest {
+            sentence: format!(
+                "{sentence}, to the peer (whether a queue drops it is not known: {reason})"
+            ),
+            let_go: true,
+            ..answered
+        },
+    }
+}
+
+async fn unanswered(
+    plan: &Plan,
+    test: &Planned,
+    lost: &Lost,
+    netlink: &Netlink,
+) -> api::InsideTest {
+    let facts = facts::facts(plan, test, lost, netlink).await;
     let Subject {
         address,
         source,

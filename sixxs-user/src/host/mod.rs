@@ -8,6 +8,7 @@ pub(crate) mod drop_trace;
 pub(crate) mod fd_store;
 pub(crate) mod files;
 pub(crate) mod kernel_support;
+pub(crate) mod listing;
 pub(crate) mod memory;
 pub mod namespace;
 pub(crate) mod netns_lock;

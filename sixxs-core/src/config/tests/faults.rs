@@ -428,6 +428,20 @@ fn an_invalid_value_is_not_reported_as_missing() {
         ),
         (
             has_peer,
+            "check_address = \"x\"",
+            10,
+            "check_address",
+            "expected addresses of hosts behind this one, found \"x\"",
+        ),
+        (
+            has_peer,
+            "check_address = [\"2001:db8:a::2\"]",
+            10,
+            "check_address",
+            "expected the address of a host in the prefixes of this tunnel, found 2001:db8:a::2",
+        ),
+        (
+            has_peer,
             "peer = \"2001:db8:a::2\"",
             10,
             "peer",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Check, Ports, filters};
+use super::{Check, InsideOptions, filter_rules, filters};
 use crate::control::{
     api::{InsideRequest, InsideTest, InsideTests, State, Tunnel},
     client,
@@ -12,21 +12,26 @@ use crate::control::{
 pub(super) async fn test(
     socket: &Path,
     tunnels: &[Tunnel],
-    ports: Ports,
+    options: InsideOptions,
 ) -> Result<Vec<InsideTest>, String> {
     let names = tunnels.iter().map(|tunnel| tunnel.name.clone());
     let request = InsideRequest {
         tunnels: names.collect(),
-        tcp: ports.tcp,
-        udp: ports.udp,
+        tcp: options.tcp,
+        udp: options.udp,
+        behind: true,
+        let_go: options.let_go,
     };
     let asked = client::ask::<_, InsideTests>(socket, "/v1/check/inside", &request).await;
     let mut tests = asked.map_err(|error| format!("{error:#}"))?.tests;
+    if options.trace_filters {
+        filter_rules::add(socket, &request, &mut tests).await;
+    }
     for test in &mut tests {
         let (true, Some(cause)) = (!test.pass, &test.cause) else {
             continue;
         };
-        if let Some(hooks) = filters::hooks(cause) {
+        if let Some(hooks) = filters::hooks(cause).filter(|_| test.dropped_by.is_empty()) {
             let places = filters::places(&test.device, hooks).await;
             if !places.is_empty() {
                 test.sentence += &format!(" ({})", places.join("; "));

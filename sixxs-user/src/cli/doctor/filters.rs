@@ -10,8 +10,11 @@ use sixxs_core::{
     enforce,
 };
 
-use super::{HostView, ip6tables, listing::output};
-use crate::netlink::{RouteQuery, RouteResult};
+use super::{HostView, ip6tables};
+use crate::{
+    host::listing::output,
+    netlink::{RouteQuery, RouteResult},
+};
 
 pub(super) async fn filters(view: &HostView) -> Filters {
     let (by_nft, legacy, tunnels) = tokio::join!(by_nft(), ip6tables::legacy(), tunnels(view));

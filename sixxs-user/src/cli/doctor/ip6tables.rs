@@ -7,7 +7,8 @@ use sixxs_core::doctor::{
     ruleset::{Action, Chain, Condition, Home, Interfaces, Policy, Reverse, Rule, Tool},
 };
 
-use super::{listing::output, read};
+use super::read;
+use crate::host::listing::output;
 
 /// Tables that may contain `-m rpfilter`.
 const TABLES: [&str; 2] = ["raw", "mangle"];

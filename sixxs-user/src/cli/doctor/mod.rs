@@ -4,7 +4,7 @@
 //! * `daemon` – the daemon, and what it needs
 //! * `managers` – network managers and other processes
 //! * `settings` – sysctls
-//! * `filters`, `ip6tables` – packet filters, by nft and ip6tables; `listing` runs these programs
+//! * `filters`, `ip6tables` – packet filters, by nft and ip6tables
 //! * `routing` – rules, programs, addresses and uplinks
 //! * `delivery` – silent tunnels
 //! * `brokers` – paths, the clock and the connect limit
@@ -16,7 +16,6 @@ mod delivery;
 pub(super) mod filters;
 mod host;
 mod ip6tables;
-mod listing;
 mod managers;
 mod routing;
 mod settings;

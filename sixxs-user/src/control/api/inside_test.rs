@@ -14,6 +14,10 @@ pub struct InsideRequest {
     pub tcp: Vec<u16>,
     /// UDP ports.
     pub udp: Vec<u16>,
+    /// Whether hosts behind this one are tested too (`check_address`).
+    pub behind: bool,
+    /// Whether the requests come from the peers, and the answers are sent to them.
+    pub let_go: bool,
 }
 
 /// The results for the tunnels that are up.
@@ -39,6 +43,10 @@ pub struct InsideTest {
     pub protocol: Option<String>,
     /// The tested port; `null` for a ping.
     pub port: Option<u16>,
+    /// Whether the address is of a host behind this one.
+    pub behind: bool,
+    /// Whether the answer was sent.
+    pub let_go: bool,
     /// Whether somebody outside would get an answer that is no refusal.
     pub pass: bool,
     /// The interface by which the answer was about to leave; `null`: there was none.
@@ -55,8 +63,26 @@ pub struct InsideTest {
     pub reason: Option<String>,
     /// The kernel's function that dropped it.
     pub location: Option<String>,
+    /// What drops it in nftables, as `--trace-filters` finds it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped_by: Vec<FilterRule>,
     /// The sentence for users.
     pub sentence: String,
     /// What to do; `null`: nothing.
     pub cure: Option<String>,
+}
+
+/// What drops a packet in nftables.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FilterRule {
+    /// The family of the table.
+    pub family: String,
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// The rule's handle; `null`: the policy of the chain.
+    pub handle: Option<u64>,
+    /// The rule, as `nft` prints it; `null`: it does not.
+    pub rule: Option<String>,
 }

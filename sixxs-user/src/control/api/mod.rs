@@ -16,7 +16,7 @@ use sixxs_core::routing;
 
 pub use self::{
     alert::{About, Alert, Leak},
-    inside_test::{InsideRequest, InsideTest, InsideTests},
+    inside_test::{FilterRule, InsideRequest, InsideTest, InsideTests},
     live_test::{LiveEvent, LiveRequest, LiveWay},
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,

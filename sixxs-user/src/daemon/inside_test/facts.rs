@@ -2,26 +2,31 @@
 
 use sixxs_core::inside_test::{
     Probe, Subject,
-    cause::{Facts, limits_replies},
+    cause::{Facts, Forwarding, limits_replies},
 };
 
-use super::{plan::Planned, run::Lost};
+use super::{
+    plan::{Plan, Planned},
+    run::Lost,
+};
 use crate::{
     bpf::seen_at,
     netlink::{Netlink, RouteQuery, RouteResult, route_error, tc::Direction},
 };
 
 /// Facts about the host after a test without reply.
-pub(super) async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
+pub(super) async fn facts(plan: &Plan, test: &Planned, lost: &Lost, netlink: &Netlink) -> Facts {
     let Subject {
         address,
         source,
         probe,
         ..
     } = test.subject;
-    let is_ping = |_: &bool| probe == Probe::Ping;
+    // The host itself answers pings to its own addresses.
+    let is_answered_here = |_: &bool| probe == Probe::Ping && !test.subject.is_behind;
     let to_us = RouteQuery {
         destination: Some(address),
+        iif: test.subject.is_behind.then_some(test.index),
         ..RouteQuery::default()
     };
     let reply = RouteQuery {
@@ -38,19 +43,40 @@ pub(super) async fn facts(test: &Planned, lost: &Lost, netlink: &Netlink) -> Fac
     let interval = setting("icmp/ratelimit").and_then(|text| text.parse().ok());
     let mask = setting("icmp/ratemask");
     Facts {
-        has_address: matches!(to_us, Ok(RouteResult::By(found)) if found.is_local),
+        has_address: matches!(&to_us, Ok(RouteResult::By(found)) if found.is_local),
+        forwarding: forwarding(plan, test, to_us),
         arrived: lost.arrived,
         reached_icmp: lost.reached_icmp,
         is_disabled: is_set(&format!("conf/{}/disable_ipv6", test.device)),
-        ignores_echo: is_set("icmp/echo_ignore_all").filter(is_ping),
+        ignores_echo: is_set("icmp/echo_ignore_all").filter(is_answered_here),
         limits_replies: interval
             .zip(mask)
             .map(|(interval, mask)| limits_replies(interval, &mask))
-            .filter(is_ping),
+            .filter(is_answered_here),
         no_route,
         programs_in: others_at(netlink, test, Direction::Ingress).await,
         programs_out: others_at(netlink, test, Direction::Egress).await,
     }
+}
+
+/// How the request is forwarded, by its route. `None`: it is not.
+fn forwarding(
+    plan: &Plan,
+    test: &Planned,
+    route: anyhow::Result<RouteResult>,
+) -> Option<Forwarding> {
+    let route = match route {
+        Ok(RouteResult::By(found)) if found.is_local => return None,
+        Ok(RouteResult::By(found)) => Ok(found
+            .index
+            .map_or_else(|| "no interface".to_owned(), |index| plan.name(index.0))),
+        Ok(RouteResult::Refused(error)) => Err(route_error(&error)),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    test.subject.is_behind.then(|| Forwarding {
+        is_on: setting("conf/all/forwarding").map(|text| text != "0"),
+        route,
+    })
 }
 
 /// A setting below /proc/sys/net/ipv6.

@@ -14,6 +14,8 @@ use crate::control::api;
 /// The tests of a request.
 pub(in crate::daemon) struct Plan {
     pub(super) tests: Vec<Planned>,
+    /// Whether answers are sent.
+    pub(super) lets_go: bool,
     /// The names of interfaces, for where replies leave.
     names: BTreeMap<u32, IfName>,
 }
@@ -26,8 +28,8 @@ pub(super) struct Planned {
     pub(super) device: IfName,
     pub(super) index: IfIndex,
     pub(super) mac: Option<[u8; 6]>,
-    /// The tunnel that the source of the request belongs to; it should be none.
-    pub(super) owner: Option<IfName>,
+    /// Why it is not possible, as a message.
+    pub(super) refused: Option<String>,
 }
 
 impl Plan {
@@ -43,16 +45,13 @@ impl Plan {
         let is_wanted = |tunnel: &&Tunnel| {
             names.is_empty() || names.iter().any(|name| name == tunnel.name.as_str())
         };
-        let tcp = asked.tcp.iter().copied().map(Probe::Tcp);
-        let udp = asked.udp.iter().copied().map(Probe::Udp);
-        let probes: Vec<_> = [Probe::Ping].into_iter().chain(tcp).chain(udp).collect();
         let mut tests = Vec::new();
         for tunnel in config.tunnels.iter().filter(is_wanted) {
             let link = links.by_name(&tunnel.name).filter(|link| link.up);
             if let Some(link) = link
                 && has_program(&tunnel.name)
             {
-                tests.extend(planned(config, tunnel, link, &probes));
+                tests.extend(planned(config, tunnel, link, asked));
             }
         }
         let names = links
@@ -60,6 +59,7 @@ impl Plan {
             .map(|link| (link.index.0, link.kernel_name().clone()));
         Self {
             tests,
+            lets_go: asked.let_go,
             names: names.collect(),
         }
     }
@@ -70,34 +70,72 @@ impl Plan {
     }
 }
 
-fn planned(config: &Config, tunnel: &Tunnel, link: &Link, probes: &[Probe]) -> Vec<Planned> {
+/// The tests of a tunnel.
+fn planned(
+    config: &Config,
+    tunnel: &Tunnel,
+    link: &Link,
+    asked: &api::InsideRequest,
+) -> Vec<Planned> {
     let mac = match link.layer {
         LinkLayer::None => None,
         LinkLayer::Ethernet(mac) => Some(mac),
         // The programs cannot read its packets.
         LinkLayer::Unsupported(_) => return Vec::new(),
     };
-    let source = tunnel.check_source.unwrap_or(DEFAULT_SOURCE);
-    let has_it = |other: &&Tunnel| other.sources().any(|own| own.contains(source));
-    let owner = config.tunnels.iter().find(has_it);
-    let test = |address: Ipv6Addr, probe: Probe| Planned {
+    let source = source(config, tunnel, asked.let_go);
+    let test = |address: Ipv6Addr, is_behind: bool, probe: Probe| Planned {
         subject: Subject {
             tunnel: tunnel.name.clone(),
             address,
-            source,
+            source: *source.as_ref().unwrap_or(&DEFAULT_SOURCE),
             probe,
             on_leak: config.on_leak,
             can_redirect: mac.is_none() || tunnel.gateway.is_some(),
+            is_behind,
         },
         device: link.kernel_name().clone(),
         index: link.index,
         mac,
-        owner: owner.map(|owner| owner.name.clone()),
+        refused: source.as_ref().err().cloned().or_else(|| {
+            let is_routed = tunnel.prefixes.iter().any(|own| own.contains(address));
+            (is_behind && !is_routed).then(|| format!("{} has no prefix with it", tunnel.name))
+        }),
     };
-    let addresses = tunnel.addresses.iter().map(|own| own.address);
-    let all = |address| probes.iter().map(move |probe| (address, *probe));
-    let both = addresses.flat_map(all);
-    both.map(|(address, probe)| test(address, probe)).collect()
+    let own = tunnel.addresses.iter().map(|own| (own.address, false));
+    let behind = tunnel.check_addresses.iter().filter(|_| asked.behind);
+    let behind = behind.map(|address| (*address, true));
+    let probes = probes(asked);
+    let all = |(address, is_behind)| {
+        let test = &test;
+        let probes = probes.iter();
+        probes.map(move |probe| test(address, is_behind, *probe))
+    };
+    own.chain(behind).flat_map(all).collect()
+}
+
+/// The packets to each address.
+fn probes(asked: &api::InsideRequest) -> Vec<Probe> {
+    let tcp = asked.tcp.iter().copied().map(Probe::Tcp);
+    let udp = asked.udp.iter().copied().map(Probe::Udp);
+    [Probe::Ping].into_iter().chain(tcp).chain(udp).collect()
+}
+
+/// The source of the requests, or why there is none. It belongs to no tunnel. Answers are sent to the peer only.
+fn source(config: &Config, tunnel: &Tunnel, lets_go: bool) -> Result<Ipv6Addr, String> {
+    if lets_go {
+        let advice = "set peer: answers are let go to the tunnel's peer only";
+        return tunnel.peer.ok_or_else(|| advice.to_owned());
+    }
+    let source = tunnel.check_source.unwrap_or(DEFAULT_SOURCE);
+    let has_it = |other: &&Tunnel| other.sources().any(|own| own.contains(source));
+    match config.tunnels.iter().find(has_it) {
+        None => Ok(source),
+        Some(owner) => Err(format!(
+            "{source} belongs to {}; set check_source to an address outside",
+            owner.name
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -151,10 +189,14 @@ mod tests {
             panic!("{:?}", plan.tests)
         };
         assert_eq!(first.subject.source.to_string(), "2001:db8:ffff::9");
-        assert!(first.subject.can_redirect && first.owner.is_none());
+        assert!(first.subject.can_redirect && first.refused.is_none());
         // It has a link layer and no gateway, and a source that the other tunnel has.
         assert!(!last.subject.can_redirect);
-        assert_eq!(last.owner.as_ref().map(IfName::as_str), Some("sixxs0"));
+        let refused = last.refused.as_deref().unwrap_or_default();
+        assert!(
+            refused.starts_with("2001:db8:a::3 belongs to sixxs0; "),
+            "{refused}"
+        );
         assert_eq!(
             (plan.name(8), plan.name(9)),
             ("sixxs1".to_owned(), "interface 9".to_owned())
@@ -179,5 +221,49 @@ mod tests {
         ];
         assert_eq!(probes, expected);
         assert_eq!(plan.tests.len(), 3 * 4);
+    }
+
+    #[test]
+    fn hosts_behind_this_one_are_tested_on_request() {
+        let behind = "prefixes = \"2001:db8:a0::/48\"\ncheck_address = [\"2001:db8:a0::7\"]";
+        let mut config = config(behind);
+        let tests = |config: &Config, behind| {
+            let asked = api::InsideRequest {
+                tunnels: vec!["sixxs0".to_owned()],
+                behind,
+                ..api::InsideRequest::default()
+            };
+            Plan::new(config, &links(), |_| true, &asked).tests
+        };
+        assert_eq!(tests(&config, false).len(), 2);
+        let found = tests(&config, true);
+        let last = found.last().unwrap();
+        assert_eq!(last.subject.address.to_string(), "2001:db8:a0::7");
+        assert!(last.subject.is_behind && last.refused.is_none());
+        assert!(!found[0].subject.is_behind && found.len() == 3);
+        // A prefix that came from the host is gone.
+        config.tunnels[0].prefixes.clear();
+        assert!(tests(&config, true).last().unwrap().refused.is_some());
+    }
+
+    #[test]
+    fn answers_are_let_go_to_the_peer_only() {
+        let asked = api::InsideRequest {
+            let_go: true,
+            ..api::InsideRequest::default()
+        };
+        let plan = Plan::new(
+            &config("peer = \"2001:db8:a::1\""),
+            &links(),
+            |_| true,
+            &asked,
+        );
+        assert!(plan.lets_go);
+        let [first, _, last] = &plan.tests[..] else {
+            panic!("{:?}", plan.tests)
+        };
+        assert_eq!(first.subject.source.to_string(), "2001:db8:a::1");
+        assert!(first.refused.is_none());
+        assert!(last.refused.as_ref().unwrap().starts_with("set peer"));
     }
 }

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::anyhow;
 use sixxs_common::inside_test::InsideTest as Recorded;
 use sixxs_core::{
     inside_test::{
         Probe,
-        drops::{self, Trace},
+        drops::{self, DropEvent, Trace},
         request::{FRAME_BYTES, PACKET_BYTES},
     },
     types::IfName,
@@ -53,6 +54,8 @@ const INTERVAL: Duration = Duration::from_millis(1);
 pub(super) enum Outcome {
     /// There is a reply.
     Reply(Recorded),
+    /// There is one, and it was sent. Then a queue dropped it, or did not; or that is not known, as a message.
+    LetGo(Recorded, Result<Option<DropEvent>, String>),
     /// There is none.
     Lost(Lost),
     /// The test was not possible, with the reason.
@@ -76,11 +79,45 @@ pub(super) struct Lost {
 pub(super) struct Run {
     tester: InsideTester,
     shared: Shared,
+    /// Whether replies are sent.
+    lets_go: bool,
 }
 
 impl Run {
-    pub(super) const fn new(tester: InsideTester, shared: Shared) -> Self {
-        Self { tester, shared }
+    pub(super) const fn new(tester: InsideTester, shared: Shared, lets_go: bool) -> Self {
+        Self {
+            tester,
+            shared,
+            lets_go,
+        }
+    }
+
+    /// Carries out all tests, and lets the replies go. Outcomes are in the order of the tests.
+    pub(super) fn all_let_go(mut self, tests: &[Planned]) -> Vec<Outcome> {
+        let mut trace = DropTrace::start(Some([PACKET_BYTES, FRAME_BYTES]));
+        tests
+            .iter()
+            .map(|test| self.let_go(test, &mut trace))
+            .collect()
+    }
+
+    fn let_go(&mut self, test: &Planned, trace: &mut anyhow::Result<DropTrace>) -> Outcome {
+        if let Some(reason) = &test.refused {
+            return Outcome::Impossible(reason.clone());
+        }
+        match self.traced_once(test, REPLY_LIMIT, trace) {
+            Ok((Outcome::Reply(recorded), text)) => {
+                let queue = match (text, trace) {
+                    (Some(text), _) => Ok(drops::in_queue(&text)),
+                    (None, Err(error)) => Err(format!("{error:#}")),
+                    (None, Ok(_)) => Ok(None),
+                };
+                Outcome::LetGo(recorded, queue)
+            }
+            Ok((Outcome::Lost(_), _)) => self.traced(test, trace),
+            Ok((outcome, _)) => outcome,
+            Err(error) => Outcome::Impossible(format!("{error:#}")),
+        }
     }
 
     /// Carries out all tests, then traces those without reply. Outcomes are in the order of the tests.
@@ -101,11 +138,8 @@ impl Run {
     fn together(&mut self, tests: &[Planned]) -> Vec<Outcome> {
         let begun: Vec<_> = tests
             .iter()
-            .map(|test| match &test.owner {
-                Some(owner) => Err(anyhow::anyhow!(
-                    "{} belongs to {owner}; set check_source to an address outside",
-                    test.subject.source
-                )),
+            .map(|test| match &test.refused {
+                Some(reason) => Err(anyhow!(reason.clone())),
                 None => self.begin(test),
             })
             .collect();
@@ -128,6 +162,7 @@ impl Run {
             message: self.shared.message(test.subject.probe),
             index: test.index,
             mac: test.mac,
+            lets_go: self.lets_go,
         };
         self.tester.begin(&request, EXPECTED, monotonic_ns()?)?;
         Ok(request)
@@ -183,12 +218,12 @@ impl Run {
         let mut lost = Lost::default();
         let mut runs = Vec::new();
         for _ in 0..RUNS {
-            let outcome = self.traced_once(test, trace);
+            let outcome = self.traced_once(test, TRACED_LIMIT, trace);
             match outcome {
-                Ok((Outcome::Lost(seen), dropped)) => {
+                Ok((Outcome::Lost(seen), text)) => {
                     lost.arrived |= seen.arrived;
                     lost.reached_icmp = seen.reached_icmp;
-                    runs.extend(dropped);
+                    runs.extend(text.map(|text| drops::parse(&text)));
                 }
                 // It is answered after all.
                 Ok((outcome, _)) => return outcome,
@@ -202,21 +237,23 @@ impl Run {
         Outcome::Lost(lost)
     }
 
+    /// Carries out a test for this time. Returns the text of the trace too.
     fn traced_once(
         &mut self,
         test: &Planned,
+        limit: Duration,
         trace: &mut anyhow::Result<DropTrace>,
-    ) -> anyhow::Result<(Outcome, Option<Trace>)> {
+    ) -> anyhow::Result<(Outcome, Option<String>)> {
         if let Ok(trace) = trace {
             // Earlier events are not of this test.
             trace.text()?;
         }
         let before = match test.subject.probe {
-            Probe::Ping => requests_in(&test.device),
-            Probe::Tcp(_) | Probe::Udp(_) => None,
+            Probe::Ping if !test.subject.is_behind => requests_in(&test.device),
+            Probe::Ping | Probe::Tcp(_) | Probe::Udp(_) => None,
         };
         let request = self.begin(test)?;
-        let recorded = self.wait(&request, Instant::now(), TRACED_LIMIT, has_left)?;
+        let recorded = self.wait(&request, Instant::now(), limit, has_left)?;
         // The end of a test may put another packet in.
         let text = match trace {
             Ok(trace) => Some(trace.text()),
@@ -227,8 +264,7 @@ impl Run {
         if let (Outcome::Lost(lost), Some(before)) = (&mut outcome, before) {
             lost.reached_icmp = requests_in(&test.device).map(|after| after > before);
         }
-        let dropped = text.transpose()?.map(|text| drops::parse(&text));
-        Ok((outcome, dropped))
+        Ok((outcome, text.transpose()?))
     }
 }
 

@@ -1,6 +1,9 @@
 //! `sixxs check` tests from inside whether a ping would be answered, and names what drops it. Each cause is the real one.
 
+mod behind;
 mod causes;
+mod filter_rules;
+mod many;
 mod ports;
 
 use std::process::Command;

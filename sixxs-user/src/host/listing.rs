@@ -12,7 +12,7 @@ const WITHIN: Duration = Duration::from_secs(2);
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The output of a program; `None`: it is not installed.
-pub(super) async fn output(program: &str, arguments: &[&str]) -> anyhow::Result<Option<Vec<u8>>> {
+pub(crate) async fn output(program: &str, arguments: &[&str]) -> anyhow::Result<Option<Vec<u8>>> {
     let child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
