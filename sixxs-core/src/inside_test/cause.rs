@@ -111,7 +111,7 @@ pub enum Cause {
     NotForwarded,
     /// The request has no route to the host behind this one, with the reason.
     NoRouteBehind(String),
-    /// The request goes out by this interface, and no reply comes back.
+    /// The request is routed to this interface, and no reply comes back.
     HostSilent(String),
     /// The kernel's own words.
     Unknown(DropEvent),
@@ -270,7 +270,7 @@ impl Cause {
             Self::NotForwarded => "this host does not forward IPv6".to_owned(),
             Self::NoRouteBehind(reason) => format!("this host has no route to {address}: {reason}"),
             Self::HostSilent(out) => {
-                format!("the request goes out by {out}, and no answer comes back")
+                format!("the request is routed to {out}, and no answer comes back")
             }
             Self::Unknown(_) => "the kernel drops it".to_owned(),
             Self::Silent if facts.arrived => "the kernel gives no reason".to_owned(),
@@ -307,7 +307,9 @@ impl Cause {
             Self::NotForwarded => "sysctl -w net.ipv6.conf.all.forwarding=1".to_owned(),
             Self::NoRouteBehind(_) => format!("ip -6 route get {address}"),
             Self::HostSilent(out) => {
-                format!("ping -6 {address}; ip -6 neigh show to {address} dev {out}")
+                format!(
+                    "ping -6 {address}; ip -6 neigh show to {address} dev {out}; --trace-filters"
+                )
             }
             Self::RateLimit => "sysctl -w net.ipv6.icmp.ratemask=0-1,3-127".to_owned(),
             Self::Unknown(_) | Self::Silent => "sixxs doctor looks for what may drop it".to_owned(),
