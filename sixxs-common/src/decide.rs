@@ -3,7 +3,7 @@
 use crate::{
     address::Address,
     layout::{Interface, NoRole, Role, Source},
-    packet::{Ipv6, NoIpv6},
+    packet::{Ipv6, NoIpv6, Packet},
 };
 
 /// The lookups that the decision needs.
@@ -23,6 +23,12 @@ pub trait Tables {
     #[inline(always)]
     fn comes_here(&self, destination: Address) -> bool {
         self.source(destination).is_some_and(Source::is_here)
+    }
+
+    /// Whether a packet that arrives with the source of a tunnel is expected: this host sent it, as an outside test.
+    #[inline(always)]
+    fn is_expected<P: Packet + ?Sized>(&self, _packet: &P, _inner: &Ipv6) -> bool {
+        false
     }
 }
 

@@ -13,6 +13,7 @@
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
 //! * [`inside_test`] – an echo request that user space puts in, and what becomes of it
+//! * [`outside_test`] – an echo request from one link to another over the internet
 //! * [`answer`] – which echo requests the programs answer themselves
 //! * [`budget`] – a limit per second
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
@@ -36,6 +37,7 @@ pub mod flow;
 pub mod flow_record;
 pub mod inside_test;
 pub mod layout;
+pub mod outside_test;
 pub mod packet;
 pub mod recursion;
 pub mod screening;

@@ -264,7 +264,7 @@ pub fn accept<P: Packet + ?Sized, T: Tables>(
     {
         return Err(Refusal::Malformed);
     }
-    if tables.comes_here(inner.source) {
+    if tables.comes_here(inner.source) && !tables.is_expected(packet, &inner) {
         return Err(Refusal::OwnSource);
     }
     let is_for_tunnel = || match tables.source(inner.destination) {

@@ -29,6 +29,7 @@
 //! * [`cgroup_owner`] – finds the owner of a control group
 //! * [`doctor`] – diagnosis of a host
 //! * [`inside_test`] – would a ping be answered, and if not, what drops it
+//! * [`outside_test`] – packets from one link to another over the internet
 //! * [`explain`] – the path of a packet, and faults on it
 //! * [`init`] – proposes a configuration
 //! * [`host`] – checks the host name of web requests
@@ -59,6 +60,7 @@ pub mod leak_lines;
 pub mod link;
 pub mod link_quality;
 pub mod outer_traffic;
+pub mod outside_test;
 pub mod program_poll;
 pub mod reconcile_limiter;
 pub mod remote;

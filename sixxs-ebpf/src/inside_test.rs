@@ -18,21 +18,25 @@ use crate::{
 #[unsafe(no_mangle)]
 static mut SIXXS_TESTING: u32 = 0;
 
-/// Whether there are tests now.
+/// Whether there are tests now, inside or outside.
 #[inline(always)]
-fn is_testing() -> bool {
+pub(crate) fn is_testing() -> bool {
     // SAFETY: the static belongs to this object. User space writes one aligned word.
     unsafe { (&raw const SIXXS_TESTING).read_volatile() != 0 }
 }
 
-/// Puts a copy of the frame into the ingress of the interface whose index is the first word of the control buffer. Returns
-/// 0 if the kernel has taken it.
+/// Puts a copy of the frame into the ingress of the interface whose index is the first word of the control buffer, or into
+/// its egress if the second word is not 0. Returns 0 if the kernel has taken it.
 #[inline(always)]
 pub(crate) fn inject(context: &TcContext) -> i32 {
     let skb: *mut __sk_buff = context.as_ptr().cast();
     // SAFETY: the context is a valid `__sk_buff` while the program runs.
-    let ifindex = unsafe { (*skb).cb[0] };
-    i32::try_from(redirect::copy_to_ingress(skb, ifindex)).unwrap_or(-1)
+    let [ifindex, leaves, ..] = unsafe { (*skb).cb };
+    let result = match leaves {
+        0 => redirect::copy_to_ingress(skb, ifindex),
+        _ => redirect::copy_to_egress(skb, ifindex),
+    };
+    i32::try_from(result).unwrap_or(-1)
 }
 
 /// Whether a packet that arrived by a tunnel is of a test. The IPv6 header is at `offset`.

@@ -10,11 +10,13 @@
 //!   answers for sockets that are bound to an uplink to that uplink.
 //!
 //! * `sixxs_xdp` is attached to uplinks where that is possible. It drops forged outer packets, and answers pings.
-//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's ingress.
+//! * `sixxs_inject` is attached nowhere. User space runs it to put the packet of an inside test into a tunnel's ingress, or
+//!   that of an outside test into a link's egress.
+//! * `sixxs_listen` is attached to the ingress of an uplink without `sixxs_underlay`, only while an outside test runs.
 //! * `sixxs_hold` is attached to all control groups during a live test. It drops the packet of the test where `sixxs_egress`
 //!   would not.
 //!
-//! All but the last three return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
+//! All but `sixxs_xdp`, `sixxs_inject` and `sixxs_hold` return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
 //! for a clsact filter. They never return `OK`, which would end the chain before the programs of
 //! other software.
 #![no_std]
@@ -29,6 +31,7 @@ mod leak;
 mod leak_event;
 mod maps;
 mod outer;
+mod outside_test;
 mod recursion;
 mod redirect;
 mod screening;
@@ -69,6 +72,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
+    let is_testing = inside_test::is_testing();
+    if is_testing && let Some(action) = request_left(frame, interface) {
+        return action;
+    }
     if is_foreign(frame, interface) {
         slot.add(Stat::VerdictNotOurs, 1);
         slot.add(
@@ -90,15 +97,11 @@ fn sixxs_egress(context: TcContext) -> i32 {
         ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
-    if let Ok(ipv6) = &ipv6 {
-        match inside_test::left(frame, ipv6.offset, verdict) {
-            Leaving::Real => {}
-            Leaving::Caught => return SHOT,
-            Leaving::LetGo if interface.is_carried != 0 => {
-                return carry::out(frame, interface.slot);
-            }
-            Leaving::LetGo => return NEXT,
-        }
+    if is_testing
+        && let Ok(ipv6) = &ipv6
+        && let Some(action) = reply_left(frame, interface, ipv6, verdict)
+    {
+        return action;
     }
     let (stat, action) = act(frame, interface, verdict, ipv6.as_ref().ok());
     slot.add(stat, 1);
@@ -121,6 +124,26 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
     }
     action
+}
+
+/// The action for the reply of an inside test, or the packet of a live test; `None`: it is none.
+#[inline(always)]
+fn reply_left(frame: &Frame, interface: &Interface, ipv6: &Ipv6, verdict: Verdict) -> Option<i32> {
+    match inside_test::left(frame, ipv6.offset, verdict) {
+        Leaving::Real => None,
+        Leaving::Caught => Some(SHOT),
+        Leaving::LetGo if interface.is_carried != 0 => Some(carry::out(frame, interface.slot)),
+        Leaving::LetGo => Some(NEXT),
+    }
+}
+
+/// The action for the request of an outside test; `None`: it is none.
+#[inline(always)]
+fn request_left(frame: &Frame, interface: &Interface) -> Option<i32> {
+    match outside_test::left(frame)? {
+        NEXT if interface.is_carried != 0 => Some(carry::out(frame, interface.slot)),
+        action => Some(action),
+    }
 }
 
 /// Whether the filter of the sources shows that a packet at an uplink belongs to no tunnel.
@@ -208,6 +231,9 @@ fn arrives(frame: &Frame, link_bytes: u32) -> i32 {
     if !frame.is_for_this_host() || frame.has_offloaded_tag() {
         return NEXT;
     }
+    if inside_test::is_testing() && frame.is_ipv6() && outside_test::arrived(frame, link_bytes) {
+        return SHOT;
+    }
     let screened = screening::arrived(frame, link_bytes);
     if screened != NEXT {
         return screened;
@@ -227,14 +253,19 @@ fn sixxs_ingress(context: TcContext) -> i32 {
         return NEXT;
     };
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
-    if let Ok(ipv6) = &ipv6
-        && inside_test::arrived(&frame, ipv6.offset)
+    // Packets of tests are not counted.
+    if inside_test::is_testing()
+        && let Ok(ipv6) = &ipv6
     {
-        // It is no packet from outside, so it is not counted.
-        return match interface.answers_echo {
-            0 => NEXT,
-            _ => answer::answer(&frame),
-        };
+        if outside_test::arrived(&frame, ipv6.offset) {
+            return SHOT;
+        }
+        if inside_test::arrived(&frame, ipv6.offset) {
+            return match interface.answers_echo {
+                0 => NEXT,
+                _ => answer::answer(&frame),
+            };
+        }
     }
     slot.add(Stat::InPackets, 1);
     slot.add(
@@ -264,7 +295,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     NEXT
 }
 
-/// Puts a copy of the frame into the ingress of the interface whose index user space has written into the context.
+/// Puts a copy of the frame into the ingress or the egress of the interface whose index user space has written into the context.
 /// Returns 0 if the kernel has taken it.
 #[classifier]
 fn sixxs_inject(context: TcContext) -> i32 {
@@ -282,6 +313,19 @@ fn sixxs_hold(context: SkBuffContext) -> i32 {
         DROP
     } else {
         PASS
+    }
+}
+
+/// Ingress of an uplink without another program there, for the time of an outside test.
+#[classifier]
+fn sixxs_listen(context: TcContext) -> i32 {
+    let frame = Frame::new(context);
+    let Some((interface, _)) = maps::interface(frame.ifindex()) else {
+        return NEXT;
+    };
+    match packet::ipv6(&frame, interface.link_bytes) {
+        Ok(ipv6) if frame.is_for_this_host() && outside_test::arrived(&frame, ipv6.offset) => SHOT,
+        _ => NEXT,
     }
 }
 

@@ -33,6 +33,13 @@ pub(crate) fn copy_to_ingress(skb: *mut __sk_buff, ifindex: u32) -> i64 {
     unsafe { bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) }
 }
 
+/// Sends a copy of the frame out of an interface. 0: the kernel has taken it.
+#[inline(always)]
+pub(crate) fn copy_to_egress(skb: *mut __sk_buff, ifindex: u32) -> i64 {
+    // SAFETY: takes the context and numbers.
+    unsafe { bpf_clone_redirect(skb, ifindex, 0) }
+}
+
 /// Sends the frame to a neighbour, out of an interface with a link layer. Kernel 5.10.
 #[inline(always)]
 pub(crate) fn to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<(), Refused> {

@@ -1,9 +1,10 @@
 //! The maps, private beside their accessors.
 //!
-//! All except the scratch map, the growth table, the budgets and the inside tests are pinned, so the programs of a new daemon continue with
+//! All except the scratch map, the growth table, the budgets, the inside tests and the outside tests are pinned, so the programs of a new daemon continue with
 //! the existing counters.
 
 mod inside_test;
+mod outside_test;
 mod screening;
 
 use core::ffi::c_void;
@@ -27,6 +28,7 @@ use sixxs_common::{
         LeakEvent, NO_TUNNEL, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState,
         USE_TRIE, probe_index,
     },
+    packet::{Ipv6, Packet},
     recursion::{self, Growth},
     six_in_four::OuterPath,
     source_filter::SourceFilter,
@@ -34,6 +36,7 @@ use sixxs_common::{
 };
 
 pub(crate) use inside_test::inside_test;
+pub(crate) use outside_test::{outside_test, outside_test_of};
 pub(crate) use screening::{count_forged, is_screening_valid, screen, stranger_budget};
 
 /// Flag for maps that allocate memory only for entries in use; LPM tries require it.
@@ -371,6 +374,11 @@ impl Tables for KernelTables {
             .slot
             .cached_source(destination, CACHED_PER_HALF, self.generation);
         source.is_here()
+    }
+
+    #[inline(always)]
+    fn is_expected<P: Packet + ?Sized>(&self, packet: &P, inner: &Ipv6) -> bool {
+        outside_test(packet, inner).is_some()
     }
 }
 

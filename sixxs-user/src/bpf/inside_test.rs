@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::{
+    Ebpf,
     maps::{Array, Map, MapData},
     programs::SchedClassifier,
 };
@@ -42,7 +43,12 @@ pub type Testers = Arc<Mutex<u32>>;
 pub struct InsideTester {
     inject: OwnedFd,
     tests: Array<MapData, Raw<InsideTest>>,
-    switch: Array<MapData, u32>,
+    _switch: Switch,
+}
+
+/// Keeps the programs' part switched on.
+pub(super) struct Switch {
+    map: Array<MapData, u32>,
     testers: Testers,
 }
 
@@ -105,25 +111,24 @@ impl Kernel {
         let descriptor = program
             .fd()
             .context("the kernel did not load the program that puts packets in")?;
-        let array = |name: &str| -> anyhow::Result<Map> {
-            let Some(Map::Array(map)) = self.ebpf.map(name) else {
-                return Err(anyhow!("the eBPF object has no map {name}"));
-            };
-            let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
-            Ok(Map::Array(map))
-        };
-        let mut tester = InsideTester {
+        Ok(InsideTester {
             inject: descriptor.as_fd().try_clone_to_owned()?,
-            tests: array(TESTS)?.try_into()?,
-            switch: array(SWITCH)?.try_into()?,
-            testers: Arc::clone(testers),
-        };
-        tester.count(1)?;
-        Ok(tester)
+            tests: array(&self.ebpf, TESTS)?.try_into()?,
+            _switch: Switch::on(&self.ebpf, testers)?,
+        })
     }
 }
 
-impl Drop for InsideTester {
+/// A map of the object.
+pub(super) fn array(ebpf: &Ebpf, name: &str) -> anyhow::Result<Map> {
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        return Err(anyhow!("the eBPF object has no map {name}"));
+    };
+    let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
+    Ok(Map::Array(map))
+}
+
+impl Drop for Switch {
     fn drop(&mut self) {
         if let Err(error) = self.count(-1) {
             debug!("{error:#}");
@@ -131,16 +136,28 @@ impl Drop for InsideTester {
     }
 }
 
-impl InsideTester {
+impl Switch {
+    /// Switches the programs' part on, until the last one of `testers` is dropped.
+    pub(super) fn on(ebpf: &Ebpf, testers: &Testers) -> anyhow::Result<Self> {
+        let mut switch = Self {
+            map: array(ebpf, SWITCH)?.try_into()?,
+            testers: Arc::clone(testers),
+        };
+        switch.count(1)?;
+        Ok(switch)
+    }
+
     /// Counts a tester, and switches the programs' part on with the first one, and off with the last one.
     fn count(&mut self, change: i32) -> anyhow::Result<()> {
         let mut testers = self.testers.lock().unwrap_or_else(PoisonError::into_inner);
         *testers = testers.saturating_add_signed(change);
         let is_on = u32::from(*testers > 0);
-        let written = self.switch.set(0, is_on, 0);
-        written.context("switch inside tests on or off")
+        let written = self.map.set(0, is_on, 0);
+        written.context("switch the tests of the programs on or off")
     }
+}
 
+impl InsideTester {
     /// Begins a test: the programs expect its packets for this time. Then puts the request in. Most often the kernel has
     /// handled it, and the reply too, when this returns.
     pub fn begin(

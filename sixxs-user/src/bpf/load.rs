@@ -16,6 +16,7 @@ use super::{
     inside_test::INJECT,
     live_test::HOLD,
     lost_pins, object,
+    outside_test::LISTEN,
     pins::Pins,
     program,
     tables::{self, Tables},
@@ -169,7 +170,9 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
                     unloaded = Some(format!("the kernel does not load it: {error:#}"));
                 }
                 // Only inside tests need it, and report that it is missing.
-                Err(error) if name == INJECT => warn!("load the program {name}: {error:#}"),
+                Err(error) if name == INJECT || name == LISTEN => {
+                    warn!("load the program {name}: {error:#}");
+                }
                 // The same for live tests, which are rare.
                 Err(error) if name == HOLD => debug!("load the program {name}: {error:#}"),
                 outcome => outcome.with_context(|| format!("load the program {name}"))?,

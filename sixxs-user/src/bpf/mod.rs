@@ -17,6 +17,7 @@ mod load;
 mod lost_pins;
 mod object;
 mod objects;
+pub(crate) mod outside_test;
 mod pins;
 mod pod;
 mod remove;

@@ -1,5 +1,5 @@
 //! Runs a program once or many times on a given packet, without an interface (`BPF_PROG_TEST_RUN`), for golden
-//! packets, benchmarks and inside tests.
+//! packets, benchmarks, inside and outside tests.
 
 use std::{
     io,
@@ -56,8 +56,26 @@ struct Context {
 /// Runs `program` once on an Ethernet frame at the loopback interface, with this first word in the control buffer. Returns
 /// its return value.
 pub(super) fn run_with_word(program: BorrowedFd<'_>, frame: &[u8], word: u32) -> io::Result<i32> {
+    run_with_words(program, frame, [word, 0])
+}
+
+/// Runs `sixxs_inject` once, so that it puts the frame into the egress of an interface. Returns its return value.
+pub(super) fn run_to_egress(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    ifindex: u32,
+) -> io::Result<i32> {
+    run_with_words(program, frame, [ifindex, 1])
+}
+
+fn run_with_words(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    [first, second]: [u32; 2],
+) -> io::Result<i32> {
     let mut context = Context::default();
-    context.control_buffer[0] = word;
+    context.control_buffer[0] = first;
+    context.control_buffer[1] = second;
     let mut attributes = Attributes {
         ctx_size_in: u32::try_from(size_of::<Context>()).map_err(io::Error::other)?,
         ctx_in: (&raw const context) as u64,

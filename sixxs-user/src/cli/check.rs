@@ -3,6 +3,7 @@
 mod filter_rules;
 mod filters;
 mod inside;
+mod outside;
 
 use std::{net::Ipv6Addr, path::Path, process::ExitCode, thread};
 
@@ -12,7 +13,7 @@ use sixxs_core::health::UNANSWERED;
 
 use super::output;
 use crate::{
-    control::api::{Health, InsideTest, Program, Routing, State, Status, Tunnel},
+    control::api::{Health, InsideTest, OutsideTest, Program, Routing, State, Status, Tunnel},
     control::client,
     host::ping::ping,
 };
@@ -30,12 +31,27 @@ struct Check {
     /// What the daemon found out by an inside test.
     #[serde(skip_serializing_if = "Option::is_none")]
     inside: Option<InsideTest>,
+    /// The same by an outside test.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outside: Option<OutsideTest>,
 }
 
 #[derive(Serialize)]
 struct Report {
     pass: bool,
     checks: Vec<Check>,
+}
+
+/// What to test.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Arguments {
+    names: Vec<String>,
+    /// Only send packets from one link to another, over the internet: between the two tunnels or uplinks that are named, or from
+    /// each to the next.
+    #[arg(long, conflicts_with_all = ["tcp", "udp", "let_go", "trace_filters"])]
+    outside: bool,
+    #[command(flatten)]
+    inside: InsideOptions,
 }
 
 /// What to test from inside.
@@ -55,24 +71,21 @@ pub(super) struct InsideOptions {
     trace_filters: bool,
 }
 
-pub(super) async fn check(
-    socket: &Path,
-    json: bool,
-    names: &[String],
-    options: InsideOptions,
-) -> anyhow::Result<ExitCode> {
-    let checks = match client::get::<Status>(socket, "/v1/status").await {
-        Ok(status) => {
-            let tunnels = select_tunnels(&status, names)?;
-            let inside = inside::test(socket, &tunnels, options).await;
-            checks(&tunnels, &inside)
-        }
+pub(super) async fn check(socket: &Path, json: bool, asked: Arguments) -> anyhow::Result<ExitCode> {
+    let found = if asked.outside {
+        outside::checks(socket, &asked.names).await
+    } else {
+        of_tunnels(socket, &asked.names, asked.inside).await
+    };
+    let checks = match found {
+        Ok(checks) => checks,
         Err(error) if error.is::<client::NoDaemon>() => vec![Check {
             tunnel: "*".to_owned(),
             check: "daemon",
             pass: false,
             detail: error.to_string(),
             inside: None,
+            outside: None,
         }],
         Err(error) => return Err(error),
     };
@@ -93,6 +106,17 @@ pub(super) async fn check(
         report.checks.iter().map(line).collect()
     };
     output::print_and_exit_code(&shown, report.pass)
+}
+
+async fn of_tunnels(
+    socket: &Path,
+    names: &[String],
+    options: InsideOptions,
+) -> anyhow::Result<Vec<Check>> {
+    let status = client::get::<Status>(socket, "/v1/status").await?;
+    let tunnels = select_tunnels(&status, names)?;
+    let inside = inside::test(socket, &tunnels, options).await;
+    Ok(checks(&tunnels, &inside))
 }
 
 fn select_tunnels(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
@@ -130,6 +154,7 @@ fn checks(tunnels: &[Tunnel], inside: &Result<Vec<InsideTest>, String>) -> Vec<C
                         pass: false,
                         detail: "a check panicked; this is a bug".to_owned(),
                         inside: None,
+                        outside: None,
                     }]
                 })
             })
@@ -144,6 +169,7 @@ fn check_tunnel(tunnel: &Tunnel, inside: &Result<Vec<InsideTest>, String>) -> Ve
         pass,
         detail,
         inside: None,
+        outside: None,
     };
     let state = match &tunnel.reason {
         Some(reason) => format!("{}: {reason}", tunnel.state),
@@ -206,6 +232,7 @@ fn check_ping(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
         pass,
         detail,
         inside: None,
+        outside: None,
     }
 }
 
@@ -236,5 +263,6 @@ fn check_answers(tunnel: &Tunnel) -> Check {
         pass: pass || !tunnel.prefixes.is_empty(),
         detail,
         inside: None,
+        outside: None,
     }
 }

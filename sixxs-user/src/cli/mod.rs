@@ -204,11 +204,7 @@ enum Command {
     },
     /// Ping from each tunnel address, and check rules, routes and programs.
     #[command(after_help = "Exit status: 0 all pass, 3 a check failed.")]
-    Check {
-        names: Vec<String>,
-        #[command(flatten)]
-        inside: check::InsideOptions,
-    },
+    Check(check::Arguments),
     /// Find problems on this host, and show their fixes; change nothing.
     #[command(after_help = "Exit status: 0 no problems, 3 problems.")]
     Doctor,
@@ -325,7 +321,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
         Command::Top { interval, ascii } => top::top(&socket, interval, ascii).await,
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
-        Command::Check { names, inside } => check::check(&socket, json, &names, inside).await,
+        Command::Check(asked) => check::check(&socket, json, asked).await,
         Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Explain(asked) => explain::explain(&paths, json, asked).await,
         Command::History(arguments) => history::history(&paths, json, &arguments),

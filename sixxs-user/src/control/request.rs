@@ -103,6 +103,11 @@ pub enum Request {
     Inside(api::InsideRequest, Answer<anyhow::Result<api::InsideTests>>),
     /// Begins a live test of a packet that a client is about to send.
     Live(api::LiveRequest, Answer<anyhow::Result<(Number, LiveTest)>>),
+    /// Carries out outside tests between links.
+    Outside(
+        api::OutsideRequest,
+        Answer<anyhow::Result<api::OutsideTests>>,
+    ),
     /// Starts, stops or restarts tunnels by name.
     Tunnels(Verb, api::Names, Answer<Outcome>),
     /// Starts or stops the tunnel of an account.

@@ -9,6 +9,7 @@
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
 //! | `POST /v1/check/inside` with [`InsideRequest`] | puts packets into the tunnels' ingress, and changes nothing |
 //! | `POST /v1/explain/live` with [`LiveRequest`] | expects a packet of the client, and changes nothing: two lines of [`LiveEvent`] |
+//! | `POST /v1/check/outside` with [`OutsideRequest`] | sends packets from one link to another, and changes nothing |
 //! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
 //! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
 //! | `POST /v1/reload/check` with [`CheckReload`] | shows what a reload would change |
@@ -58,7 +59,7 @@ use crate::{
     bpf::LiveTest,
     control::api::{
         AccountFile, Alert, CheckReload, Displacement, InsideRequest, LiveEvent, LiveRequest,
-        LiveWay, METRICS_TYPE, Names, Reload,
+        LiveWay, METRICS_TYPE, Names, OutsideRequest, Reload,
     },
     host::clock::Clock,
     host::config_file,
@@ -109,6 +110,7 @@ pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Resul
         .route("/v1/tunnels/{verb}", post(tunnels))
         .route("/v1/check/inside", post(check_inside))
         .route("/v1/explain/live", post(explain_live))
+        .route("/v1/check/outside", post(check_outside))
         .route("/v1/aiccu/{verb}", post(aiccu))
         .route("/v1/reload", post(reload))
         .route("/v1/reload/check", post(check_reload))
@@ -289,6 +291,17 @@ async fn recorded(test: LiveTest) -> anyhow::Result<LiveEvent> {
         interface: (seen.ifindex != 0).then_some(seen.ifindex),
         way: way.map(LiveWay),
     })
+}
+
+async fn check_outside(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(asked): Json<OutsideRequest>,
+) -> Result<Response, ErrorResponse> {
+    // It changes nothing, but it sends packets to the internet.
+    caller.may_change()?;
+    let tests = ask(&requests, |answer| Request::Outside(asked, answer)).await??;
+    Ok(Json(tests).into_response())
 }
 
 async fn aiccu(

@@ -21,6 +21,7 @@
 //!   answer;
 //! * one per request for inside tests, with a thread that carries them out: [`operations`] starts it, and it ends when
 //!   it has answered;
+//! * one per request for outside tests: [`operations`] starts it, and it ends when it has answered or the client has gone;
 //! * one per reload by a signal and per revert, which logs the outcome and ends;
 //! * one that prunes the record of connects: [`start`] starts it; the end of the daemon aborts it;
 //! * a driver's own tasks, if it has any ([`crate::driver`]);
@@ -34,6 +35,8 @@
 //! * "history", which writes the history: [`history`] starts it; it ends with the last batch after its [`history::History`];
 //! * "fd-store", which passes descriptors to systemd: [`start`] starts it under systemd; it ends with the last
 //!   handle of the store;
+//! * "outside-test", one per request for outside tests, and those that it starts for each direction: the request's task starts it,
+//!   and it ends a moment after the tests, or with the process;
 //! * those that load the programs: [`start`] starts them, and waits for them.
 //!
 //! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it. `sixxs
@@ -68,6 +71,7 @@ mod metrics_snapshot;
 mod observations;
 mod operations;
 mod outer_traffic;
+mod outside_test;
 mod probes;
 mod problems;
 mod readings;

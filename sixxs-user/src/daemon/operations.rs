@@ -11,6 +11,7 @@ use std::{
 use sixxs_core::{
     aiccu,
     config::{Account, Config, Kind, Tls, Tunnel},
+    enforce::endpoints::endpoints,
     inside_test::request::Number,
     routing::diff,
     tunnel::State,
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 use super::{
     enforcer::Enforcer,
     inside_test::{self, Shared},
+    outside_test,
     reload::{Changes, Trial},
     systemd,
     tunnels::{AfterStop, stop_in_task},
@@ -50,6 +52,8 @@ pub(super) struct Operations {
     pub(super) pending: BTreeSet<IfName>,
     /// What all inside tests share.
     pub(super) inside: Shared,
+    /// What all outside tests share.
+    pub(super) outside: outside_test::Shared,
 }
 
 impl Operations {
@@ -92,6 +96,36 @@ impl Operations {
     pub(super) fn live_test(&self, asked: api::LiveRequest) -> anyhow::Result<(Number, LiveTest)> {
         let programs = self.enforcer.reconciler.programs();
         self.inside.live_test(programs, asked)
+    }
+
+    /// Tests paths between links. A task answers.
+    pub(super) fn test_outside(
+        &self,
+        asked: &api::OutsideRequest,
+        answer: Answer<anyhow::Result<api::OutsideTests>>,
+    ) {
+        let Enforcer {
+            intent,
+            reconciler,
+            tunnels,
+            ..
+        } = &self.enforcer;
+        let hooks = reconciler.hooks();
+        let programs = reconciler.programs();
+        let (config, links) = (intent.effective(), reconciler.links());
+        let host = outside_test::Host {
+            config,
+            links,
+            enforcement: reconciler.enforcement(),
+            endpoints: endpoints(config, links, &tunnels.endpoints(), &BTreeMap::new()),
+            has_program: &|name| hooks.contains_key(name),
+            listens: &|index| programs.listens(index),
+        };
+        let prepared = outside_test::Plan::new(&host, asked).and_then(|plan| {
+            let tester = programs.outside_tester(&self.inside.testers)?;
+            Ok(outside_test::prepare(programs, &self.outside, tester, plan))
+        });
+        outside_test::start(prepared, self.outside.clone(), answer);
     }
 
     /// The tunnel of the account in this file, which is added if it is new.

@@ -171,6 +171,11 @@ impl Reconciler {
         &self.shadows
     }
 
+    /// What the programs are to do, as of the last round.
+    pub(super) const fn enforcement(&self) -> &Enforcement {
+        &self.enforcement
+    }
+
     /// How the programs of each interface are attached. An interface that lacks one is not in it.
     pub(super) fn hooks(&self) -> BTreeMap<IfName, Hook> {
         let interfaces = self.enforcement.interfaces.iter();

@@ -19,6 +19,7 @@ use super::{
     intent::Intent,
     listeners::Listeners,
     operations::Operations,
+    outside_test,
     probes::{self, Probes},
     reconciler::Reconciler,
     reload::Trial,
@@ -90,20 +91,30 @@ pub(super) async fn start(
     enforcer.intent.resume(learned);
     enforcer.run_round().await?;
     enforcer.listeners.listen();
-    let operations = Operations {
-        pending: BTreeSet::new(),
-        enforcer,
-        context,
-        stopped_sender: senders.stopped,
-        trial: Trial::default(),
-        inside: Shared::default(),
-    };
-    let pruning = tokio::spawn(prune(connects));
+    let operations = operations(enforcer, context, senders.stopped);
     let inside = InsideMonitor::new(senders.tested);
+    let pruning = tokio::spawn(prune(connects));
     Ok((
         Daemon::new(operations, inside, options.on_demand, pruning)?,
         sources,
     ))
+}
+
+/// The operations, before the first one.
+fn operations(
+    enforcer: Enforcer,
+    context: DriverContext,
+    stopped_sender: mpsc::Sender<AfterStop>,
+) -> Operations {
+    Operations {
+        pending: BTreeSet::new(),
+        enforcer,
+        context,
+        stopped_sender,
+        trial: Trial::default(),
+        inside: Shared::default(),
+        outside: outside_test::Shared::default(),
+    }
 }
 
 /// Subscribes to changes before the first scan, so that no change is lost in between. Removes interfaces that an

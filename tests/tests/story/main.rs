@@ -87,6 +87,7 @@ mod network_manager;
 mod networkd;
 mod on_leak;
 mod outer_traffic;
+mod outside_test;
 mod pins;
 mod plan;
 mod recursion;

@@ -53,6 +53,7 @@ pub(super) fn checks(
         pass,
         detail,
         inside,
+        outside: None,
     };
     if state != State::Up {
         return Vec::new();

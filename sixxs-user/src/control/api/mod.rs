@@ -5,6 +5,7 @@
 mod alert;
 mod inside_test;
 mod live_test;
+mod outside_test;
 mod reload;
 mod status;
 mod value;
@@ -18,6 +19,7 @@ pub use self::{
     alert::{About, Alert, Leak},
     inside_test::{FilterRule, InsideRequest, InsideTest, InsideTests},
     live_test::{LiveEvent, LiveRequest, LiveWay},
+    outside_test::{OutsideRequest, OutsideTest, OutsideTests},
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },

@@ -100,6 +100,7 @@ impl Daemon {
             Request::Live(asked, answer) => {
                 let _gone = answer.send(self.operations.live_test(asked));
             }
+            Request::Outside(asked, answer) => self.operations.test_outside(&asked, answer),
             Request::Tunnels(verb, names, answer) => {
                 self.operations.control_tunnels(verb, names, answer).await
             }
