@@ -2,10 +2,16 @@
 //!
 //! * `ring` – writes and reads the records of a file
 //! * `writer` – the thread that writes for the daemon
+//! * [`report`] – what the records show, as JSON
+//! * [`time`] – periods, and times of UTC
 //!
 //! What a record is, and what records show, is decided in [`sixxs_core::history`].
 
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod report;
 mod ring;
+pub(crate) mod time;
 mod writer;
 
 use std::{

@@ -7,7 +7,7 @@ use sixxs_core::{
     types::IfName,
 };
 
-use super::time::rfc3339;
+use crate::history::time::rfc3339;
 
 /// The first line.
 pub(super) const HEADER: &str = "time,tunnel,state,health,failing_seconds,reason,answered_percent,\

@@ -1,16 +1,11 @@
 //! `sixxs history`: shows the availability and the outages of tunnels, from the daemon's records.
 //!
-//! * `text`, `report` and `csv` – the formats of the output
-//! * `time` – periods, and times of UTC
+//! `text` and `csv` are formats of the output; the JSON is in [`crate::history`].
 //!
 //! It reads the files directly, so it needs no daemon.
 
 mod csv;
-#[cfg(test)]
-mod fixture;
-mod report;
 mod text;
-mod time;
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +23,11 @@ use sixxs_core::{
 
 use super::{locale, output};
 use crate::{
-    history::{self, read},
+    history::{
+        self, read,
+        report::{self, Period},
+        time,
+    },
     host::{clock::Clock, paths::Paths},
 };
 
@@ -47,13 +46,6 @@ pub(super) struct Arguments {
 
 /// The records of a tunnel, in the order of time.
 type Records = Vec<(Minute, Record)>;
-
-/// The minutes of the output, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Period {
-    from: Minute,
-    until: Minute,
-}
 
 pub(super) fn history(
     paths: &Paths,

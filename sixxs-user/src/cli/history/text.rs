@@ -5,8 +5,8 @@ use sixxs_core::{
     types::IfName,
 };
 
-use super::time::{day, day_and_time, span, time_of_day};
 use crate::control::text::{WIDTH, counted, fitting, push_line, short_time};
+use crate::history::time::{day, day_and_time, span, time_of_day};
 
 /// Blocks for an hour, from never available to always.
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -135,7 +135,7 @@ mod tests {
     use sixxs_core::history::{Record, Share, State};
 
     use super::*;
-    use crate::cli::history::fixture::{BEGIN, healthy, records, silent, summary};
+    use crate::history::fixture::{BEGIN, healthy, records, silent, summary};
 
     fn shown(summary: &Summary, is_ascii: bool) -> String {
         let later = BEGIN.plus(2 * 1440);

@@ -6,14 +6,18 @@ use sixxs_core::{
     types::IfName,
 };
 
-use super::{
-    Period,
-    time::{day, rfc3339},
-};
+use super::time::{day, rfc3339};
+
+/// The minutes of a report, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Period {
+    pub(crate) from: Minute,
+    pub(crate) until: Minute,
+}
 
 /// `sixxs history --json`.
 #[derive(Serialize)]
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     /// The begin of the period, in RFC 3339.
     since: String,
     /// Its end.
@@ -21,13 +25,14 @@ pub(super) struct Report<'a> {
     tunnels: Vec<Tunnel<'a>>,
 }
 
+/// The history of a tunnel.
 #[derive(Serialize)]
-struct Tunnel<'a> {
+pub(crate) struct Tunnel<'a> {
     name: &'a str,
     #[serde(flatten)]
     totals: Numbers,
     days: Vec<OneDay>,
-    outages: Vec<OneOutage>,
+    pub(crate) outages: Vec<OneOutage>,
 }
 
 /// What some minutes show together. Unknown values are `null`.
@@ -52,7 +57,7 @@ struct OneDay {
 }
 
 #[derive(Serialize)]
-struct OneOutage {
+pub(crate) struct OneOutage {
     begin: String,
     /// The end of its last minute.
     end: String,
@@ -63,23 +68,25 @@ struct OneOutage {
 }
 
 /// The history of tunnels in a period.
-pub(super) fn report(period: Period, summaries: &[(IfName, Summary)]) -> Report<'_> {
+pub(crate) fn report(period: Period, summaries: &[(IfName, Summary)]) -> Report<'_> {
     Report {
         since: rfc3339(period.from),
         until: rfc3339(period.until.plus(1)),
         tunnels: summaries
             .iter()
-            .map(|(name, summary)| Tunnel {
-                name: name.as_str(),
-                totals: numbers(&summary.totals),
-                days: summary.days.iter().map(one_day).collect(),
-                outages: summary
-                    .outages
-                    .iter()
-                    .map(|outage| one_outage(outage, period.until))
-                    .collect(),
-            })
+            .map(|(name, summary)| tunnel(name, summary, period.until))
             .collect(),
+    }
+}
+
+/// The history of a tunnel until now.
+pub(crate) fn tunnel<'a>(name: &'a IfName, summary: &Summary, now: Minute) -> Tunnel<'a> {
+    let outages = summary.outages.iter();
+    Tunnel {
+        name: name.as_str(),
+        totals: numbers(&summary.totals),
+        days: summary.days.iter().map(one_day).collect(),
+        outages: outages.map(|outage| one_outage(outage, now)).collect(),
     }
 }
 
@@ -123,7 +130,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::history::fixture::{BEGIN, summary};
+    use crate::history::fixture::{BEGIN, summary};
 
     #[test]
     fn unknown_values_are_null() {

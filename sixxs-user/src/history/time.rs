@@ -7,7 +7,7 @@ use sixxs_core::history::{Minute, minute::PER_DAY, ring::RECORDS};
 const UNITS: [(char, u32); 3] = [('d', PER_DAY), ('h', 60), ('m', 1)];
 
 /// Parses `--since`: minutes.
-pub(super) fn period(text: &str) -> Result<u32, String> {
+pub(crate) fn period(text: &str) -> Result<u32, String> {
     let parsed = UNITS.iter().find_map(|(unit, minutes)| {
         let number: u32 = text.strip_suffix(*unit)?.parse().ok()?;
         number.checked_mul(*minutes)
@@ -24,28 +24,28 @@ fn timestamp(minute: Minute) -> Timestamp {
 }
 
 /// In RFC 3339.
-pub(super) fn rfc3339(minute: Minute) -> String {
+pub(crate) fn rfc3339(minute: Minute) -> String {
     timestamp(minute).to_string()
 }
 
 /// A day, such as `2026-11-02`.
-pub(super) fn day(number: u32) -> String {
+pub(crate) fn day(number: u32) -> String {
     let midnight = Minute::new(number.saturating_mul(PER_DAY));
     timestamp(midnight).strftime("%F").to_string()
 }
 
 /// A time, such as `2026-11-02 03:12`.
-pub(super) fn day_and_time(minute: Minute) -> String {
+pub(crate) fn day_and_time(minute: Minute) -> String {
     timestamp(minute).strftime("%F %H:%M").to_string()
 }
 
 /// The time of day, such as `03:12`.
-pub(super) fn time_of_day(minute: Minute) -> String {
+pub(crate) fn time_of_day(minute: Minute) -> String {
     timestamp(minute).strftime("%H:%M").to_string()
 }
 
 /// A number of minutes in two units, such as `3 days 4 h`.
-pub(super) fn span(minutes: u32) -> String {
+pub(crate) fn span(minutes: u32) -> String {
     let (days, hours, rest) = (minutes / PER_DAY, minutes % PER_DAY / 60, minutes % 60);
     let days_text = match days {
         1 => "1 day".to_owned(),

@@ -8,10 +8,10 @@ use sixxs_core::{
 };
 
 /// 2026-11-02 00:00 UTC.
-pub(super) const BEGIN: Minute = Minute::new(20_759 * 24 * 60);
+pub(crate) const BEGIN: Minute = Minute::new(20_759 * 24 * 60);
 
 /// A healthy minute.
-pub(super) fn healthy() -> Record {
+pub(crate) fn healthy() -> Record {
     Record {
         state: State::Up,
         level: Level::Healthy,
@@ -26,7 +26,7 @@ pub(super) fn healthy() -> Record {
 }
 
 /// A minute of an outage.
-pub(super) fn silent() -> Record {
+pub(crate) fn silent() -> Record {
     Record {
         level: Level::Failing,
         failing_seconds: 60,
@@ -38,7 +38,7 @@ pub(super) fn silent() -> Record {
 }
 
 /// The first four hours of a day, with an outage from 03:12 to 03:20, 12 leaks and 3 corrections.
-pub(super) fn records() -> Vec<(Minute, Record)> {
+pub(crate) fn records() -> Vec<(Minute, Record)> {
     let record = |minute| match minute {
         192..200 => silent(),
         7 => Record {
@@ -54,6 +54,6 @@ pub(super) fn records() -> Vec<(Minute, Record)> {
 }
 
 /// Their summary.
-pub(super) fn summary() -> Summary {
+pub(crate) fn summary() -> Summary {
     Summary::of(&records())
 }
