@@ -15,6 +15,7 @@ pub mod driver;
 mod history;
 mod hooks;
 pub mod host;
+mod http;
 mod metrics;
 pub mod netlink;
 pub mod preview;

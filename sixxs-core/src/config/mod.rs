@@ -82,6 +82,7 @@ const KEYS: &[&str] = &[
     "rule_priority",
     "rule_mode",
     "metrics",
+    "page",
     "metrics_hosts",
     "alert",
     "connect_limit",
@@ -211,6 +212,7 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let rule_mode = section.parsed("rule_mode", "\"rules\" or \"subtrees\"");
     let address = "an address with a port, such as \"127.0.0.1:9346\"";
     let metrics = section.parsed("metrics", address);
+    let page = section.parsed("page", address);
     let metrics_hosts = section.one_or_many("metrics_hosts", "a list of names of hosts");
     let connect_limit = section.section("connect_limit");
     let alert = section.section("alert");
@@ -233,6 +235,7 @@ fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
         connect_limit: diagnostics.absorb(connect_limit.unwrap_or_default()),
         rule_mode: rule_mode.value().unwrap_or_default(),
         metrics: metrics.value(),
+        page: page.value(),
         metrics_hosts: metrics_hosts.values().unwrap_or_default(),
         alerting: diagnostics.absorb(alerting.unwrap_or_default()),
         tunnels: Vec::new(),

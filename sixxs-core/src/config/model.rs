@@ -45,10 +45,12 @@ pub struct Config {
     pub connect_limit: Limit,
     /// The method by which the kernel selects the routes of a tunnel.
     pub rule_mode: RuleMode,
-    /// TCP address at which metrics are served; `None`: they are not served.
+    /// TCP address at which the metrics are served, and the page too.
     pub metrics: Option<SocketAddr>,
-    /// Host names with which clients may request the metrics, in addition to addresses and this host's own
-    /// name.
+    /// The same for the page, if it is to have another address. With neither, nothing is served over TCP.
+    pub page: Option<SocketAddr>,
+    /// Host names with which clients may request the metrics and the page, in addition to addresses and this
+    /// host's own name.
     pub metrics_hosts: Vec<HostName>,
     /// The hooks that receive alerts.
     pub alerting: Alerting,
@@ -72,6 +74,7 @@ impl Default for Config {
             connect_limit: Limit::default(),
             rule_mode: RuleMode::default(),
             metrics: None,
+            page: None,
             metrics_hosts: Vec::new(),
             alerting: Alerting::default(),
             tunnels: Vec::new(),

@@ -137,6 +137,11 @@ impl<C: PartialEq> ConnectionLimiter<C> {
         true
     }
 
+    /// Waits until all connections have ended.
+    pub(crate) async fn finish(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+
     /// Serves another connection.
     pub(crate) fn serve(
         &mut self,

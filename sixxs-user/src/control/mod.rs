@@ -9,6 +9,7 @@ mod request;
 mod server;
 pub mod text;
 
+pub(crate) use request::ask;
 pub use request::{ActionError, Answer, Outcome, Quit, Request, Requests, Verb};
 pub(crate) use server::CONFIRM_SECONDS;
 pub use server::{DaemonHandle, listen};

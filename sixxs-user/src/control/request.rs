@@ -1,9 +1,10 @@
 //! Requests to the daemon.
 //!
-//! The control server, the exporter and the daemon's loop import this file. It imports none of them.
+//! The control server, the HTTP server and the daemon's loop import this file. It imports none of them.
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use sixxs_core::{
     config::Refused, diagnostics::Invalid, inside_test::request::Number, types::IfName,
 };
@@ -62,6 +63,19 @@ pub enum ActionError {
 
 /// The sending end of the daemon's queue of requests.
 pub type Requests = mpsc::Sender<Request>;
+
+/// Sends a request to the daemon, and waits for the answer.
+pub(crate) async fn ask<T>(
+    requests: &Requests,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> anyhow::Result<T> {
+    let (answer_to, answer) = oneshot::channel();
+    requests
+        .send(request(answer_to))
+        .await
+        .map_err(|_| anyhow!("the daemon is ending"))?;
+    answer.await.map_err(|_| anyhow!("the daemon is ending"))
+}
 
 /// An action on tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
@@ -53,7 +53,7 @@ use tokio::{
 
 use super::{
     connections::{self, Caller, ErrorResponse},
-    request::{Quit, Request, Requests, Verb},
+    request::{Quit, Request, Requests, Verb, ask},
 };
 use crate::{
     bpf::LiveTest,
@@ -140,19 +140,6 @@ fn bind_and_publish(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<
         .with_context(|| format!("set the rights of {shown}"))?;
     fs::rename(draft, socket).with_context(|| format!("create {}", socket.display()))?;
     Ok(listener)
-}
-
-/// Sends a request to the daemon, and waits for the answer.
-async fn ask<T>(
-    requests: &Requests,
-    request: impl FnOnce(oneshot::Sender<T>) -> Request,
-) -> anyhow::Result<T> {
-    let (answer_to, answer) = oneshot::channel();
-    requests
-        .send(request(answer_to))
-        .await
-        .map_err(|_| anyhow!("the daemon is ending"))?;
-    answer.await.map_err(|_| anyhow!("the daemon is ending"))
 }
 
 /// Shows that the daemon works, before a client waits for a long request.

@@ -438,7 +438,10 @@ impl Daemon {
                 End::Ordered
             }
         };
-        listeners.close().context("close the control socket")?;
+        listeners
+            .close()
+            .await
+            .context("close the control socket")?;
         Ok(end)
     }
 }

@@ -298,7 +298,7 @@ impl Enforcer {
         Ok(problems)
     }
 
-    /// Reconciles the scanned host and the exporter with the intent, and records corrections. Returns problems.
+    /// Reconciles the scanned host and the listeners with the intent, and records corrections. Returns problems.
     async fn repair(&mut self) -> Vec<String> {
         let goal = goal(&self.intent, &self.tunnels);
         let now = self.now();

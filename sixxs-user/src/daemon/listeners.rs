@@ -1,6 +1,8 @@
-//! The listening sockets of the daemon: the control socket and the metrics exporter.
+//! The listening sockets of the daemon: the control socket, and the servers of the metrics and the page.
 //!
 //! Must not know the effects of requests.
+
+use std::sync::Arc;
 
 use sixxs_core::config::Config;
 use tokio::task::JoinHandle;
@@ -10,17 +12,19 @@ use crate::{
     control::{self, DaemonHandle},
     host::files,
     host::paths::Paths,
-    metrics::exporter::Exporter,
+    http::{Server, Site},
 };
 
-/// The control socket and the exporter.
+/// The control socket and the servers.
 pub(super) struct Listeners {
     paths: Paths,
     handle: DaemonHandle,
     control: Option<JoinHandle<()>>,
     /// Why there is no control socket.
     problem: Option<String>,
-    exporter: Option<Exporter>,
+    servers: Vec<Server>,
+    /// What the servers serve, while there are any.
+    site: Option<Arc<Site>>,
 }
 
 impl Listeners {
@@ -31,7 +35,8 @@ impl Listeners {
             handle,
             control: None,
             problem: None,
-            exporter: None,
+            servers: Vec::new(),
+            site: None,
         }
     }
 
@@ -61,25 +66,47 @@ impl Listeners {
         self.problem.as_ref()
     }
 
-    /// Serves metrics at the configured address, and nowhere else.
+    /// Serves the metrics and the page at the configured addresses, and nowhere else.
     pub(super) async fn export(&mut self, config: &Config) -> anyhow::Result<()> {
-        let names = &config.metrics_hosts;
-        if self.exporter.as_ref().map(Exporter::address) == config.metrics {
-            let exporter = self.exporter.iter();
-            exporter.for_each(|exporter| exporter.rename(names));
-            return Ok(());
-        }
+        let metrics = config.metrics.map(|at| ("metrics", at));
+        let page = config.page.map(|at| ("the page", at));
+        let wanted: Vec<_> = [metrics, page].into_iter().flatten().collect();
         // Closed first, so that the same port can be served at another address.
-        self.exporter = None;
-        if let Some(address) = config.metrics {
-            let requests = self.handle.requests.clone();
-            self.exporter = Some(Exporter::serve(address, names, requests).await?);
+        for server in std::mem::take(&mut self.servers) {
+            if wanted.iter().any(|(_, at)| *at == server.address()) {
+                server.rename(&config.metrics_hosts);
+                self.servers.push(server);
+            } else {
+                server.close().await;
+            }
         }
-        Ok(())
+        if wanted.is_empty() {
+            self.site = None;
+        }
+        let mut outcome = Ok(());
+        for (what, address) in wanted {
+            if self.servers.iter().any(|known| known.address() == address) {
+                continue;
+            }
+            let (paths, requests) = (&self.paths, &self.handle.requests);
+            let site = self
+                .site
+                .get_or_insert_with(|| Arc::new(Site::start(paths, requests.clone())));
+            let server =
+                Server::serve(what, address, &config.metrics_hosts, Arc::clone(site)).await;
+            match server {
+                Ok(server) => self.servers.push(server),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome
     }
 
-    /// Closes both.
-    pub(super) fn close(self) -> anyhow::Result<()> {
+    /// Closes all.
+    pub(super) async fn close(self) -> anyhow::Result<()> {
+        for server in self.servers {
+            server.close().await;
+        }
         if let Some(server) = self.control {
             server.abort();
             files::remove_if_exists(&self.paths.socket())?;

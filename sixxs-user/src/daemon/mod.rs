@@ -11,8 +11,8 @@
 //!
 //! Tasks, besides the one in [`run`]:
 //! * the control server ([`crate::control`]): `listeners` starts it, and aborts it when the daemon ends;
-//! * the metrics exporter: `listeners` starts it when the configuration names an address for it; it ends with
-//!   the daemon or with that setting;
+//! * the servers of the metrics and the page ([`crate::http`]): `listeners` starts one for each address in the
+//!   configuration; it ends with the daemon or with that setting;
 //! * one per alert hook ([`crate::hooks`]): [`alerts`] starts it with the configuration of the hook; it ends
 //!   with that configuration or with the daemon;
 //! * one per stop of drivers: [`operations`] starts it; it ends when the drivers have stopped, and the daemon

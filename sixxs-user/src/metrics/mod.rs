@@ -6,7 +6,6 @@
 
 use std::fmt;
 
-pub(crate) mod exporter;
 mod families;
 mod groups;
 mod wireguard;

@@ -88,6 +88,7 @@ mod networkd;
 mod on_leak;
 mod outer_traffic;
 mod outside_test;
+mod page;
 mod pins;
 mod plan;
 mod recursion;

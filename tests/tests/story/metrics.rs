@@ -194,13 +194,13 @@ fn prometheus_takes(page: &str) -> Result<()> {
 }
 
 #[test]
-fn only_metrics_are_served_and_idle_clients_do_not_block() -> Result<()> {
+fn little_is_served_and_idle_clients_do_not_block() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
     let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
     let daemon = fixture.start()?;
     let host = fixture.host();
     for (request, expected) in [
-        ("GET /", "404"),
+        ("GET /", "200"),
         ("GET /v1/status", "404"),
         ("POST /metrics", "405"),
         ("HEAD /metrics", "200"),

@@ -64,6 +64,13 @@ fn every_fault_is_named() {
             "expected an address with a port",
         ),
         (
+            "on_leak = \"drop\"",
+            "page = 9347",
+            3,
+            "page",
+            "expected an address with a port",
+        ),
+        (
             "uplinks = [\"net0\"]",
             "uplinks = [\"net0\", \"net0\"]",
             2,

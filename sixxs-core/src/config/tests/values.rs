@@ -67,12 +67,14 @@ fn the_owner_of_a_table_is_named() {
 #[test]
 fn settings_are_read() {
     let settings = "direct_connected = false\nmetrics = \"[::1]:9346\"\nmetrics_hosts = \"web1\"\n\
+                    page = \"127.0.0.1:9347\"\n\
                     [connect_limit]\nconnects = 2\nseconds = 90\nlockout_seconds = 400\nblock_seconds = 500\n\
                     [alert]\ncommand = [\"tell\", \"me\"]\nwebhook = \"https://example.net/a\"\n\
                     webhook_ca = \"ca.pem\"\n";
     let config = with("rule_priority = 1000", settings).unwrap();
     assert!(!config.direct_connected);
     assert_eq!(config.metrics, "[::1]:9346".parse().ok());
+    assert_eq!(config.page, "127.0.0.1:9347".parse().ok());
     let hosts: Vec<_> = config
         .metrics_hosts
         .iter()
@@ -98,7 +100,8 @@ fn settings_are_read() {
     assert!(config.direct_connected);
     assert_eq!(config.connect_limit, Limit::default());
     assert_eq!(config.alerting, Alerting::default());
-    assert_eq!((config.metrics, config.metrics_hosts), (None, Vec::new()));
+    assert_eq!((config.metrics, config.page), (None, None));
+    assert_eq!(config.metrics_hosts, []);
 }
 
 #[test]

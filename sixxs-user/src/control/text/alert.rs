@@ -83,17 +83,10 @@ fn first_addresses(addresses: &[Ipv6Addr]) -> String {
 
 /// A leak in one line: packets, way and treatment, then the sender, cause and cure as far as they are known.
 fn leak_line(leak: &Leak) -> String {
-    let packets = counted(leak.packets, "packet", "packets");
-    let Some((from, to)) = flow(leak) else {
-        return format!("{}: {packets} of other flows leaked", leak.tunnel);
-    };
-    let mut line = format!(
-        "{}: {packets} {from} > {to} {} leaked to {}: {}",
-        leak.tunnel,
-        leak.protocol.as_deref().unwrap_or("?"),
-        leak.interface.as_deref().unwrap_or("?"),
-        leak.treatment.map_or("?", treatment)
-    );
+    let mut line = format!("{}: {}", leak.tunnel, leaked_packets(leak));
+    if flow(leak).is_none() {
+        return line;
+    }
     let sender = sender(leak);
     if !sender.is_empty() {
         line += &format!(" ({})", sender.join(", "));
@@ -104,6 +97,20 @@ fn leak_line(leak: &Leak) -> String {
         }
     }
     line
+}
+
+/// The packets of a leak, their way and their treatment.
+pub(crate) fn leaked_packets(leak: &Leak) -> String {
+    let packets = counted(leak.packets, "packet", "packets");
+    let Some((from, to)) = flow(leak) else {
+        return format!("{packets} of other flows leaked");
+    };
+    format!(
+        "{packets} {from} > {to} {} leaked to {}: {}",
+        leak.protocol.as_deref().unwrap_or("?"),
+        leak.interface.as_deref().unwrap_or("?"),
+        leak.treatment.map_or("?", treatment)
+    )
 }
 
 /// Both ends of a leaking flow, with their ports where there are any; `None`: the leak is of several flows.
@@ -128,7 +135,7 @@ const fn treatment(treatment: Treatment) -> &'static str {
 }
 
 /// What is known about the sender of a leak.
-fn sender(leak: &Leak) -> Vec<String> {
+pub(crate) fn sender(leak: &Leak) -> Vec<String> {
     let parts = [
         leak.uid.map(|uid| format!("uid {uid}")),
         leak.unit.clone(),
