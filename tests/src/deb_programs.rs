@@ -1,4 +1,4 @@
-//! Owns the paths of programs that need no installation. `cargo xtask test` unpacks their packages; an
+//! Owns the paths of programs that need no installation. `cargo xtask` unpacks their packages for the tests; an
 //! installed program is used otherwise.
 
 use std::path::{Path, PathBuf};

@@ -10,13 +10,14 @@
 //! [`lab::Lab`] builds it and removes it. [`probe`] has the traffic, leaks included. [`program`] runs
 //! `sixxs` in it as users do, by its command line and JSON, and records what it changes. [`broker`]
 //! has the far ends of native tunnels. [`kernel`] reads the kernel and its BPF programs without the
-//! program. [`network_managers`] and [`terminal`] run real network managers and terminals. [`chaos`] injects
+//! program. [`network_managers`], [`terminal`] and [`browser`] run real network managers, terminals and a browser. [`chaos`] injects
 //! random faults.
 //!
 //! Everything is in namespaces that the lab made, and all addresses are documentation addresses. The lab
 //! needs root.
 
 pub mod broker;
+pub mod browser;
 pub mod chaos;
 mod deb_programs;
 pub mod ip6tables;

@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     product::{package, release},
     setup::plan::Needs,
-    task::{launch, lint, test},
+    task::{launch, lint, page, test},
     workspace::Workspace,
 };
 
@@ -48,6 +48,9 @@ enum Task {
         /// Install the tools for `dist` too.
         #[arg(long)]
         dist: bool,
+        /// Get the browser and the tools for `test page` too.
+        #[arg(long)]
+        page: bool,
     },
     /// Build the eBPF object and then the release binary `sixxs`, which embeds it.
     Build,
@@ -108,7 +111,12 @@ fn dispatch(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     setup::tools::enter(&workspace)?;
     match task {
-        Task::Setup { lint, vm, dist } => {
+        Task::Setup {
+            lint,
+            vm,
+            dist,
+            page,
+        } => {
             let needs = Needs {
                 lint,
                 vm,
@@ -116,6 +124,9 @@ fn dispatch(task: Task) -> Result<()> {
                 ..Needs::TEST
             };
             setup::ensure(&workspace, needs)?;
+            if page {
+                page::set_up(&workspace)?;
+            }
             println!("everything needed is there");
             Ok(())
         }

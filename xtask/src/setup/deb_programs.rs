@@ -18,23 +18,45 @@ pub(crate) struct Unpacked {
     /// Environment variable with its directory.
     pub(crate) variable: &'static str,
     package: &'static str,
+    /// Packages that it depends on and that are no libraries.
+    with: &'static [&'static str],
     program: &'static str,
     size: &'static str,
 }
 
-/// All of them.
+/// Those of the lab.
 pub(crate) const ALL: [Unpacked; 2] = [
     Unpacked {
         variable: "SIXXS_NETWORK_MANAGER",
         package: "network-manager",
+        with: &[],
         program: "usr/sbin/NetworkManager",
         size: "4 MB",
     },
     Unpacked {
         variable: "SIXXS_IP6TABLES",
         package: "iptables",
+        with: &[],
         program: "usr/sbin/ip6tables-legacy",
         size: "500 kB",
+    },
+];
+
+/// Those of the test of the page: a browser with its driver, and a font for the pictures.
+pub(crate) const PAGE: [Unpacked; 2] = [
+    Unpacked {
+        variable: "SIXXS_CHROMIUM",
+        package: "chromium-driver",
+        with: &["chromium", "chromium-common"],
+        program: "usr/bin/chromedriver",
+        size: "130 MB",
+    },
+    Unpacked {
+        variable: "SIXXS_FONT",
+        package: "fonts-inter",
+        with: &[],
+        program: "usr/share/fonts/opentype/inter",
+        size: "3 MB",
     },
 ];
 
@@ -65,6 +87,6 @@ impl Unpacked {
     }
 
     fn fetch(&self, aside: &Path) -> Result<PathBuf> {
-        deb::fetch(self.package, &[], self.size, aside)
+        deb::fetch(self.package, self.with, self.size, aside)
     }
 }

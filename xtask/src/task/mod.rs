@@ -2,4 +2,5 @@
 
 pub(crate) mod launch;
 pub(crate) mod lint;
+pub(crate) mod page;
 pub(crate) mod test;

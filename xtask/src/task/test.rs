@@ -12,6 +12,7 @@ use crate::{
     privilege, process,
     product::release,
     setup::{deb_programs, plan::Needs},
+    task::page,
     vm::{
         old_kernel,
         package::{self, Extent},
@@ -51,6 +52,9 @@ enum Suite {
     },
     /// Inject random faults into hosts while traffic runs.
     Chaos(Chaos),
+    /// Look at the daemon's page in a headless Chromium, check it, and write its pictures to docs/pictures.
+    #[command(disable_help_subcommand = true)]
+    Page,
 }
 
 #[derive(Subcommand)]
@@ -78,6 +82,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             package::run(workspace, extent)
         }
         Some(Suite::Chaos(options)) => chaos(workspace, options),
+        Some(Suite::Page) => page::test(workspace),
         None if arguments.filter.is_empty() => everything(workspace),
         None => on_this_kernel(workspace, &[], &[], &arguments.filter),
     }
@@ -252,6 +257,8 @@ mod tests {
         };
         assert_eq!((chaos.seed, chaos.faults), (Some(7), Some(20)));
         assert_eq!(chaos.kinds, ["tcx"]);
+        assert!(matches!(suite("page"), Some(Suite::Page)));
+        assert!(parse("page other").is_err());
         assert!(parse("chaos other").is_err() && parse("boot other").is_err());
     }
 }
