@@ -273,7 +273,8 @@ enum Process {
     Idle,
     /// Took a slot at this time since boot, when this many refusals were recorded.
     Slot(Duration, usize),
-    Refused,
+    /// Was refused by a connect at this true time, with a slot from when this many refusals were recorded.
+    Refused(Duration, usize),
 }
 
 /// A broker that applies its rule by true time.
@@ -372,12 +373,18 @@ impl World {
                 }
             }
             Event::Note(p) => {
-                if let Process::Refused = self.processes[p] {
+                if let Process::Refused(connected, notes) = self.processes[p] {
                     self.processes[p] = Process::Idle;
                     self.locked(|l, limit, now| l.lock_out(&[BROKER], limit, now));
+                    let limit = Limit::default();
+                    // The refusal of a connect that was in progress when the last one was recorded is of the same incident.
+                    let was_in_progress = notes < self.notes;
                     self.notes += 1;
                     match self.refusals.last_mut() {
-                        Some(last) if self.truth < *last + Limit::default().lockout => {
+                        Some(last)
+                            if was_in_progress
+                                || connected < *last + limit.lockout + limit.grace() =>
+                        {
                             *last = self.truth;
                         }
                         _ => self.refusals.push(self.truth),
@@ -423,7 +430,7 @@ impl World {
             assert!(self.truth >= *last + length, "inside a lockout");
         }
         if self.broker.connect(self.truth) {
-            self.processes[p] = Process::Refused;
+            self.processes[p] = Process::Refused(self.truth, notes);
         }
     }
 }
