@@ -6,6 +6,11 @@
 use std::{env, ffi::OsString, fs, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+    write::StreamingBuffer,
+};
 
 use crate::{
     process,
@@ -128,6 +133,8 @@ fn publish(workspace: &Workspace) -> Result<()> {
         .join(PACKAGE);
     let object = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
     check(&object).with_context(|| format!("check {}", built.display()))?;
+    let object = without_debug_information(&object)
+        .with_context(|| format!("remove debug information from {}", built.display()))?;
     let destination = workspace.ebpf_object();
     // The file's time decides whether cargo builds sixxs-user again.
     if fs::read(&destination).is_ok_and(|old| old == object) {
@@ -138,6 +145,28 @@ fn publish(workspace: &Workspace) -> Result<()> {
     fs::write(&scratch, &object).with_context(|| format!("write {}", scratch.display()))?;
     fs::rename(&scratch, &destination)
         .with_context(|| format!("move the eBPF object to {}", destination.display()))
+}
+
+/// The object without DWARF, which is most of it. The program embeds the object, and would keep that in memory. BTF stays: the
+/// kernel reads it.
+fn without_debug_information(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        if name.starts_with(b".debug_") || name.starts_with(b".rel.debug_") {
+            section.delete = true;
+        }
+    }
+    builder.delete_orphans();
+    // LLVM has the names of sections and symbols in one table; the writer needs two.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut StreamingBuffer::new(&mut stripped))?;
+    Ok(stripped)
 }
 
 /// Detects an object from a wrong linker before the kernel rejects it, with a clear message.

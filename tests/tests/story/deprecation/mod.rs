@@ -304,6 +304,16 @@ fn a_link_without_carrier() -> Result<()> {
     ensure!(selected_source(host)? == second.plan.address);
     first.pop().sh("ip link set host up")?;
     wait_until(&fixture, false, &[])?;
+    // The far end has lost the router's address. While no router answers there, the kernel may prefer the other link's route.
+    let pop = first.pop();
+    pop.sh(&format!("ip -6 address add {GATEWAY}/64 dev host nodad"))?;
+    let router = format!("ping -c 1 -W 5 {GATEWAY}%{FAILING}");
+    wait::until(
+        "the router answers",
+        LIMIT,
+        || Ok(host.sh(&router).is_ok()),
+        |answers| *answers,
+    )?;
     ensure!(selected_source(host)? == first.plan.address);
     ensure!(daemon.stop()? == 0);
     Ok(())

@@ -102,7 +102,11 @@ fn router_advertisements_while_a_link_fails() -> Result<()> {
         // That of the newest advertisement.
         let [preferred, _] = lifetimes(info)?;
         let newest = u64::from(ADVERTISED).saturating_sub(preferred);
-        ensure!(newest < 20 * u64::from(wait::patience()), "{info:#}");
+        ensure!(
+            newest < 20 * u64::from(wait::patience()),
+            "{info:#} {}",
+            daemon.log()
+        );
         let expected = before.get(name).map(without_lifetimes);
         ensure!(Some(without_lifetimes(info)) == expected, "{info:#}");
     }

@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -172,7 +173,10 @@ fn other_daemons_in_the_namespace_are_found() -> Result<()> {
         assert!(traps(&fixture, about)?.is_empty(), "{about}");
     }
     let sleeps = fixture.lab.paths().base().join("NetworkManager");
-    std::fs::copy("/bin/sleep", &sleeps)?;
+    // Another process copies: the children of other tests would inherit a descriptor of this one, and a file that is open
+    // for writing cannot be run.
+    let copy = |from: &str, to: &Path| fixture.host().sh(&format!("cp {from} {}", to.display()));
+    copy("/bin/sleep", &sleeps)?;
     let mut elsewhere = Command::new(&sleeps).arg("60").spawn()?;
     let found = traps(&fixture, "NetworkManager");
     elsewhere.kill()?;
@@ -192,7 +196,7 @@ fn other_daemons_in_the_namespace_are_found() -> Result<()> {
     // is a copy of the shell, because a second daemon of this version would refuse to start.
     let daemon = fixture.start()?;
     let older = fixture.lab.paths().base().join("sixxs");
-    std::fs::copy("/bin/sh", &older)?;
+    copy("/bin/sh", &older)?;
     let mut other = fixture.host().command(&older);
     other.args(["-c", "while :; do sleep 0.2; done", "run"]);
     let mut other = other.spawn()?;
