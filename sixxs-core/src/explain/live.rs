@@ -127,41 +127,6 @@ const REASONS: &[Row] = &[
         "a program or filter of other software at the egress of {} drops it",
         "tc filter show dev {} egress; bpftool net show",
     ),
-    (
-        "XFRM_POLICY",
-        "an IPsec policy refuses it",
-        "ip xfrm policy list shows it",
-    ),
-    (
-        "IPV6DISABLED",
-        "IPv6 is switched off on {}",
-        "sysctl -w net.ipv6.conf.{}.disable_ipv6=0",
-    ),
-    (
-        "IP_OUTNOROUTES",
-        "it has no route",
-        "ip -6 rule; ip -6 route show table all",
-    ),
-    (
-        "PKT_TOO_BIG",
-        "it is too big for {}",
-        "ip link show dev {} shows the MTU",
-    ),
-    (
-        "NEIGH_FAILED",
-        "its next hop does not answer",
-        "ip -6 neigh show dev {}",
-    ),
-    (
-        "NEIGH_QUEUEFULL",
-        "its next hop does not answer",
-        "ip -6 neigh show dev {}",
-    ),
-    (
-        "QDISC_DROP",
-        "the queue of {} drops it",
-        "tc -s qdisc show dev {}",
-    ),
 ];
 
 /// What a drop means, and what shows more.
@@ -349,7 +314,6 @@ mod tests {
             ("NETFILTER_DROP", "packet filter"),
             ("TC_EGRESS", "egress of sixxs0"),
             ("BPF_CGROUP_EGRESS", "control group"),
-            ("NEIGH_FAILED", "next hop"),
             (
                 "NEWER_THAN_THIS",
                 "NEWER_THAN_THIS at f: the kernel drops it",

@@ -1,5 +1,8 @@
 //! `sixxs explain --live` sends a packet, keeps it from the wire, and shows what the kernel did with it beside the prediction.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::kernel;
@@ -169,6 +172,130 @@ fn what_drops_a_packet_is_named() -> Result<()> {
     }
     let live = lived(&fixture, true, arguments)?;
     ensure!(ends(&live) == [Some(NAME), Some("leaves")], "{live:#}");
+    Ok(())
+}
+
+/// A control group of this test, with the processes that a command starts in it.
+struct Group(PathBuf);
+
+impl Group {
+    fn make() -> Result<Option<Self>> {
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let mut roots = roots.into_iter();
+        let root = roots.find(|root| {
+            root.join("cgroup.procs").is_file() && root.join("cgroup.controllers").is_file()
+        });
+        if !kernel::can_run("cgroup2", root.is_some())? {
+            return Ok(None);
+        }
+        let group = root
+            .context("a root")?
+            .join(format!("sixxs-live-{}", std::process::id()));
+        std::fs::create_dir(&group)?;
+        Ok(Some(Self(group)))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A program of other software for the control group of the command.
+#[test]
+fn a_program_at_a_control_group_is_named() -> Result<()> {
+    let Some(group) = Group::make()? else {
+        return Ok(());
+    };
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let _link = bpf::attach_dropping_to_group(&group.0)?;
+    let (source, to) = (&*TUNNELS[0].address.to_string(), &*OUTSIDE.to_string());
+    let explain = fixture
+        .program
+        .command(&["explain", "--live", "--json", source, to]);
+    let program = explain.get_program().to_owned();
+    let mut inside = fixture.host().command("sh");
+    fixture.program.apply_environment(&mut inside);
+    let enter = format!(
+        "echo $$ > {}; exec \"$@\"",
+        group.0.join("cgroup.procs").display()
+    );
+    inside
+        .args(["-c", &enter, "sh"])
+        .arg(program)
+        .args(explain.get_args());
+    let output = inside.output()?;
+    let explained: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let live = &explained["live"];
+    ensure!(
+        live["outcome"] == "dropped" && live["interface"] == NAME,
+        "{live:#}"
+    );
+    // Linux 6.1 has no reason of its own for it.
+    let reason = live["reason"].as_str().unwrap_or_default();
+    ensure!(
+        ["BPF_CGROUP_EGRESS", "NOT_SPECIFIED"].contains(&reason),
+        "{live:#}"
+    );
+    Ok(())
+}
+
+/// Runs the program without tracefs, and without the permission to mount it.
+fn without_tracefs(fixture: &Fixture, arguments: &[&str]) -> Command {
+    let hide =
+        "mount -t tmpfs none /sys/kernel/tracing && exec setpriv --bounding-set -sys_admin \"$@\"";
+    let program = fixture.program.command(arguments);
+    let mut command = fixture.host().command("unshare");
+    fixture.program.apply_environment(&mut command);
+    command
+        .args(["--mount", "sh", "-c", hide, "sh"])
+        .arg(program.get_program())
+        .args(program.get_args());
+    command
+}
+
+/// Without tracefs there are no reasons, and the sentences do not hide that.
+#[test]
+fn missing_reasons_are_told() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture
+        .program
+        .start_as(without_tracefs(&fixture, &["run"]))?;
+    fixture.wait_until_up()?;
+    nft::load(
+        fixture.host(),
+        "table inet f { chain c { type filter hook output priority 0; meta l4proto icmpv6 drop; }; };",
+    )?;
+    let (source, to) = (&*TUNNELS[0].address.to_string(), &*OUTSIDE.to_string());
+    let words =
+        "the kernel's reasons are not known: tracefs is not writable at /sys/kernel/tracing";
+    let output =
+        without_tracefs(&fixture, &["explain", "--live", "--json", source, to]).output()?;
+    let explained: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let live = &explained["live"];
+    let sentence = live["sentence"].as_str().unwrap_or_default();
+    ensure!(
+        live["outcome"] == "dropped" && live["reason"].is_null(),
+        "{live:#}"
+    );
+    ensure!(sentence.contains(words), "{live:#}");
+    let (_, mut values) = fixture.program.json(&["check", NAME])?;
+    let report = values.pop().context("a report")?;
+    let checks = report["checks"].as_array().context("checks")?;
+    let inside = checks.iter().find(|check| check["check"] == "inside");
+    let inside = &inside.context("an inside test")?["inside"];
+    let sentence = inside["sentence"].as_str().unwrap_or_default();
+    ensure!(
+        inside["pass"] == false && inside["reason"].is_null(),
+        "{inside:#}"
+    );
+    ensure!(sentence.contains(words), "{inside:#}");
+    ensure!(daemon.stop()? == 0);
     Ok(())
 }
 

@@ -6,8 +6,10 @@ mod call;
 mod maps;
 mod xdp;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
@@ -44,6 +46,35 @@ pub fn load_empty() -> Result<OwnedFd> {
 pub fn load_dropping() -> Result<OwnedFd> {
     let [_, end] = EMPTY;
     load(SCHED_CLS, &[[0xb7, 0, 0, 0, 2, 0, 0, 0], end])
+}
+
+/// Attaches a program that drops everything to the egress of a control group; it stays until the link is dropped.
+pub fn attach_dropping_to_group(group: &Path) -> Result<OwnedFd> {
+    /// `BPF_PROG_TYPE_CGROUP_SKB`.
+    const CGROUP_SKB: u32 = 8;
+    /// `BPF_CGROUP_INET_EGRESS`.
+    const EGRESS: u32 = 1;
+    /// `r0 = 0`: drop.
+    const DROP: [u8; 8] = [0xb7, 0, 0, 0, 0, 0, 0, 0];
+    #[repr(C)]
+    struct Link {
+        program: u32,
+        group: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let [_, end] = EMPTY;
+    let program = load(CGROUP_SKB, &[DROP, end])?;
+    let group = File::open(group)?;
+    let mut link = Link {
+        program: u32::try_from(program.as_raw_fd())?,
+        group: u32::try_from(group.as_raw_fd())?,
+        attach_type: EGRESS,
+        flags: 0,
+    };
+    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
+    let made = unsafe { descriptor(Command::LinkCreate, &mut link) };
+    made.context("attach a program to a control group")
 }
 
 /// Loads a program of this many instructions that does nothing. The time that it takes shows how fast the
