@@ -1,11 +1,15 @@
 //! TCP and UDP ports are tested in the same way.
 
+use std::net::{Ipv6Addr, UdpSocket};
+
 use anyhow::{Context as _, Result, ensure};
+use nix::libc;
 use serde_json::Value;
 use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::service::{DISCARD_PORT, TCP_PORT, UDP_PORT};
 use sixxs_tests::program::Hook;
+use sixxs_tests::socket_option;
 use sixxs_tests::wait;
 
 use super::{LIMIT, NAME, answers, started};
@@ -160,5 +164,36 @@ fn a_filter_for_a_port_is_named() -> Result<()> {
         );
     }
     answers(&fixture)?;
+    Ok(())
+}
+
+/// A reason that has no sentence of its own is shown as the kernel names it.
+#[test]
+fn other_reasons_are_shown_as_they_are() -> Result<()> {
+    const PORT: u16 = 4445;
+    let (fixture, _daemon) = started(Flavour::Tun, Hook::Auto, "")?;
+    let socket = fixture.host().run(|| {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT));
+        socket.context("open a socket")
+    })?;
+    // A socket filter that takes nothing: `return 0`.
+    let mut code = [libc::sock_filter {
+        code: 6,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let filter = libc::sock_fprog {
+        len: 1,
+        filter: code.as_mut_ptr(),
+    };
+    socket_option::set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter)?;
+    let tested = port(&fixture, "udp", PORT)?;
+    ensure!(
+        tested["cause"] == "unknown" && tested["reason"] == "SOCKET_FILTER",
+        "{tested:#}"
+    );
+    let sentence = tested["sentence"].as_str().unwrap_or_default();
+    ensure!(sentence.contains("SOCKET_FILTER"), "{tested:#}");
     Ok(())
 }
