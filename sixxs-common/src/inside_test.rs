@@ -46,8 +46,8 @@ pub struct InsideTest {
     pub answer: u32,
     /// [`Kind`].
     pub kind: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// [`Ends::number`] of the packet.
+    pub number: u32,
 }
 
 const _: () = assert!(size_of::<InsideTest>() == 64);
@@ -66,9 +66,9 @@ pub enum Kind {
 }
 
 impl InsideTest {
-    /// A test of the packet with this tag.
+    /// A test of the packet with this tag and number.
     #[must_use]
-    pub const fn new(tag: u64, until_ns: u64, kind: Kind) -> Self {
+    pub const fn new(tag: u64, number: u32, until_ns: u64, kind: Kind) -> Self {
         Self {
             tag,
             until_ns,
@@ -80,7 +80,7 @@ impl InsideTest {
             way: 0,
             answer: 0,
             kind: kind as u32,
-            reserved: 0,
+            number,
         }
     }
 
@@ -91,15 +91,21 @@ impl InsideTest {
         self.tag == tag && now_ns < self.until_ns
     }
 
-    /// Records the interface that a packet is routed to. Returns whether the test is a live one.
+    /// Whether this is a live test of a packet with this number. Its addresses may be others since: NAT comes before the
+    /// control groups' programs.
     #[inline(always)]
-    pub const fn routed(&mut self, now_ns: u64, ifindex: u32) -> bool {
-        let is_live = self.kind == Kind::Live as u32;
-        if is_live && self.left_ns == 0 {
+    #[must_use]
+    pub const fn is_live(&self, number: u32, now_ns: u64) -> bool {
+        self.kind == Kind::Live as u32 && self.number == number && now_ns < self.until_ns
+    }
+
+    /// Records the interface that the packet of a live test is routed to.
+    #[inline(always)]
+    pub const fn routed(&mut self, now_ns: u64, ifindex: u32) {
+        if self.left_ns == 0 {
             self.arrived_ns = now_ns;
             self.ifindex = ifindex;
         }
-        is_live
     }
 
     /// Whether a reply on this way is sent.
@@ -333,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_test_has_its_own_message_until_it_ends() {
-        let test = InsideTest::new(7, 100, Kind::Reply);
+        let test = InsideTest::new(7, 9, 100, Kind::Reply);
         for (tag, now_ns, expected) in [(7, 0, true), (7, 99, true), (7, 100, false), (8, 0, false)]
         {
             assert_eq!(test.has(tag, now_ns), expected, "{tag} {now_ns}");
@@ -344,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_first_reply_counts() {
-        let mut test = InsideTest::new(7, 100, Kind::Reply);
+        let mut test = InsideTest::new(7, 9, 100, Kind::Reply);
         test.reply(50, (3, 0), Way::Own.raw(), Answer::SynAck);
         test.reply(60, (4, 5), Way::Leak.raw(), Answer::Reset);
         assert_eq!((test.left_ns, test.ifindex, test.from_ifindex), (50, 3, 0));
@@ -354,24 +360,25 @@ mod tests {
 
     #[test]
     fn only_replies_on_the_right_way_are_let_go() {
-        let test = InsideTest::new(7, 100, Kind::LetGo);
+        let test = InsideTest::new(7, 9, 100, Kind::LetGo);
         for way in [Way::Own, Way::Exempt, Way::Leak, Way::Loop, Way::Unknown] {
             let expected = matches!(way, Way::Own | Way::Exempt);
             assert_eq!(test.lets_go(way.raw()), expected, "{way:?}");
         }
-        assert!(!InsideTest::new(7, 100, Kind::Reply).lets_go(Way::Own.raw()));
+        assert!(!InsideTest::new(7, 9, 100, Kind::Reply).lets_go(Way::Own.raw()));
     }
 
     #[test]
-    fn only_live_tests_record_the_routing() {
-        let mut test = InsideTest::new(7, 100, Kind::Reply);
-        assert!(!test.routed(40, 3));
-        assert_eq!((test.arrived_ns, test.ifindex), (0, 0));
-        let mut test = InsideTest::new(7, 100, Kind::Live);
-        assert!(test.routed(40, 3));
+    fn live_tests_record_the_routing() {
+        assert!(!InsideTest::new(7, 9, 100, Kind::Reply).is_live(9, 50));
+        let mut test = InsideTest::new(7, 9, 100, Kind::Live);
+        for (number, now_ns, expected) in [(9, 50, true), (8, 50, false), (9, 100, false)] {
+            assert_eq!(test.is_live(number, now_ns), expected);
+        }
+        test.routed(40, 3);
         assert_eq!((test.arrived_ns, test.ifindex), (40, 3));
         test.reply(50, (4, 0), Way::Leak.raw(), Answer::EchoRequest);
-        assert!(test.routed(60, 5));
+        test.routed(60, 5);
         assert_eq!((test.arrived_ns, test.ifindex), (40, 4));
     }
 

@@ -3,8 +3,8 @@
 //!
 //! User space writes a test into a slot of a map, and puts the request into the egress of the first link. `sixxs_egress`
 //! recognises it there, and passes it on; the programs at ingress recognise it where it arrives, and drop it, so that nothing
-//! answers it. Neither counts anything. An ICMPv6 error that quotes the request is recorded and dropped in the same way. The last
-//! byte of the sequence number selects the slot. The [inside test](crate::inside_test) has the same switch.
+//! answers it. Neither counts anything. An ICMPv6 error that quotes the request is recorded and dropped in the same way. The last ten
+//! bits of the sequence number select the slot. The [inside test](crate::inside_test) has the same switch.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Number of requests at a time; a power of two.
-pub const ENTRIES: u32 = 256;
+pub const ENTRIES: u32 = 1024;
 
 /// A request. Its sender's program and its receiver's write different fields, each an aligned word.
 #[repr(C)]
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(ends.local.octets(), bytes[24..40]);
         assert_eq!(ends.remote.octets(), bytes[8..24]);
         assert_eq!(ends.number.to_ne_bytes(), [1, 2, 3, 4]);
-        assert_eq!(entry_index(ends.number), 4);
+        assert_eq!(entry_index(ends.number), 0x304);
     }
 
     #[test]

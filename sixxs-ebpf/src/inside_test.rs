@@ -87,11 +87,16 @@ pub(crate) fn is_held(frame: &Frame) -> bool {
     let Some((ends, answer)) = inside_test::reply(frame, &ipv6) else {
         return false;
     };
-    let Some(test) = test(&ends) else {
+    let Some(test) = maps::inside_test(inside_test::entry_index(ends.number)) else {
         return false;
     };
+    if !test.is_live(ends.number, frame::now_ns()) {
+        return false;
+    }
     let (ifindex, now_ns) = (frame.ifindex(), frame::precise_now_ns());
-    if !test.routed(now_ns, ifindex) || is_decided_about(ifindex, ipv6.source) {
+    test.routed(now_ns, ifindex);
+    // `sixxs_egress` recognises it by its addresses.
+    if test.tag == ends.tag() && is_decided_about(ifindex, ipv6.source) {
         return false;
     }
     test.reply(now_ns, (ifindex, 0), Way::Held.raw(), answer);

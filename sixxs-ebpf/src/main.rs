@@ -324,7 +324,15 @@ fn sixxs_listen(context: TcContext) -> i32 {
         return NEXT;
     };
     match packet::ipv6(&frame, interface.link_bytes) {
-        Ok(ipv6) if frame.is_for_this_host() && outside_test::arrived(&frame, ipv6.offset) => SHOT,
+        // A tagged frame belongs to a VLAN's interface.
+        Ok(ipv6)
+            if frame.is_for_this_host()
+                && !frame.has_offloaded_tag()
+                && ipv6.offset == u32::from(interface.link_bytes)
+                && outside_test::arrived(&frame, ipv6.offset) =>
+        {
+            SHOT
+        }
         _ => NEXT,
     }
 }

@@ -84,14 +84,14 @@ fn a_trace_of_filters_leaves_no_table() -> Result<()> {
     let [one, other] = pair;
     let pair = [one?, other?];
     let before = host.sh("nft list tables")?;
-    let trace = host.run(|| FilterTrace::start(&[pair]))?;
+    let trace = host.run(|| FilterTrace::start(pair, 58))?;
     let marked = host.sh("nft list table ip6 sixxs_trace")?;
     for line in [
         "flags owner",
         "type filter hook prerouting priority -1000; policy accept;",
         "type filter hook output priority -1000; policy accept;",
-        "ip6 saddr 2001:db8::1 ip6 daddr 2001:db8::2 meta nftrace set 1",
-        "ip6 saddr 2001:db8::2 ip6 daddr 2001:db8::1 meta nftrace set 1",
+        "ip6 nexthdr ipv6-icmp ip6 saddr 2001:db8::1 ip6 daddr 2001:db8::2 meta nftrace set 1",
+        "ip6 nexthdr ipv6-icmp ip6 saddr 2001:db8::2 ip6 daddr 2001:db8::1 meta nftrace set 1",
     ] {
         ensure!(marked.contains(line), "{line}: {marked}");
     }

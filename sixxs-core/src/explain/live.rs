@@ -50,7 +50,7 @@ pub fn compare(facts: &Facts, live: &Live) -> Comparison {
     let predicted = Predicted::of(facts);
     let difference = (!predicted.has(live)).then(|| {
         format!(
-            "predicted: {predicted}. Other software may change packets behind the routing (a chain of type route, a mangle table, an IPsec policy); \
+            "predicted: {predicted}. Other software may change packets behind the routing (a chain of type route, a mangle table, NAT, an IPsec policy); \
              else this is a bug of sixxs"
         )
     });
@@ -158,11 +158,11 @@ impl std::fmt::Display for Predicted {
             Self::Refused => f.write_str("the kernel refuses it"),
             Self::Routed(interface, way) => {
                 let does = match way {
-                    Some(Way::Own) => "the tunnel's own",
-                    Some(Way::Exempt) => "may leave",
-                    Some(Way::Leak) => "a leak",
-                    Some(Way::Loop) => "would be routed back",
-                    Some(Way::Unknown | Way::Held) | None => "of no tunnel, or no program there",
+                    Some(Way::Own) => "where the program finds it to be the tunnel's own",
+                    Some(Way::Exempt) => "where the program lets it leave",
+                    Some(Way::Leak) => "where the program finds a leak",
+                    Some(Way::Loop) => "where the program drops it",
+                    Some(Way::Unknown | Way::Held) | None => "where no program decides about it",
                 };
                 write!(f, "routed to {interface}, {does}")
             }

@@ -308,7 +308,7 @@ impl Cause {
             Self::NoRouteBehind(_) => format!("ip -6 route get {address}"),
             Self::HostSilent(out) => {
                 format!(
-                    "ping -6 {address}; ip -6 neigh show to {address} dev {out}; --trace-filters"
+                    "ping -6 {address}; ip -6 neigh show to {address} dev {out}; `sixxs check --trace-filters` names a rule that drops it"
                 )
             }
             Self::RateLimit => "sysctl -w net.ipv6.icmp.ratemask=0-1,3-127".to_owned(),

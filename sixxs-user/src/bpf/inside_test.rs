@@ -95,7 +95,7 @@ impl Expected {
         entry_index(self.word)
     }
 
-    fn tag(&self) -> u64 {
+    pub(super) fn tag(&self) -> u64 {
         let [local, remote] =
             [self.local, self.remote].map(|one| Address::from_octets(one.octets()));
         echo::tag(local, remote, self.word)
@@ -184,7 +184,8 @@ impl InsideTester {
     ) -> anyhow::Result<()> {
         let limit_ns = u64::try_from(limit.as_nanos())?;
         let until_ns = now_ns.saturating_add(limit_ns);
-        self.write(expected, InsideTest::new(expected.tag(), until_ns, kind))
+        let test = InsideTest::new(expected.tag(), expected.word, until_ns, kind);
+        self.write(expected, test)
     }
 
     /// Puts a packet with the ends of a request in.
@@ -207,7 +208,11 @@ impl InsideTester {
     /// What the programs have recorded of these packets.
     pub(super) fn recorded(&self, expected: &Expected) -> anyhow::Result<InsideTest> {
         let found = self.tests.get(&expected.slot(), 0);
-        Ok(found.context("read an inside test")?.0)
+        let found = found.context("read an inside test")?.0;
+        // Another test may have the slot by now.
+        Ok(Some(found)
+            .filter(|test| test.tag == expected.tag())
+            .unwrap_or_default())
     }
 
     /// Closes the connection that the request may have opened. Returns whether a packet was put in for it.

@@ -15,8 +15,6 @@ use aya::{
     programs::SchedClassifier,
 };
 use sixxs_common::{
-    address::Address,
-    echo,
     layout::{AF_INET6, NextHop},
     outside_test::{OutsideTest, entry_index},
 };
@@ -28,7 +26,7 @@ use sixxs_core::{
 
 use super::{
     Kernel,
-    inside_test::{INJECT, Switch, Testers, array},
+    inside_test::{Expected, INJECT, Switch, Testers, array},
     pod::Raw,
     syscall::create_link,
     test_run,
@@ -82,6 +80,15 @@ impl OutsideRequest {
     const fn word(&self) -> u32 {
         Message::Echo(self.number).word()
     }
+
+    fn tag(&self) -> u64 {
+        let expected = Expected {
+            local: self.destination,
+            remote: self.source,
+            word: self.word(),
+        };
+        expected.tag()
+    }
 }
 
 impl Kernel {
@@ -115,8 +122,14 @@ impl Kernel {
             Some(link) => link,
             None => {
                 let program = self.descriptor(LISTEN)?;
-                let link = create_link(program.as_fd(), uplink.0, TCX_INGRESS, FIRST)
-                    .context("attach one (it needs Linux 6.6)")?;
+                let link = create_link(program.as_fd(), uplink.0, TCX_INGRESS, FIRST).map_err(
+                    |error| {
+                        let is_old =
+                            matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP));
+                        let hint = if is_old { " (it needs Linux 6.6)" } else { "" };
+                        anyhow::Error::new(error).context(format!("attach one{hint}"))
+                    },
+                )?;
                 let link = Arc::new(link);
                 listeners.insert(uplink, Arc::downgrade(&link));
                 link
@@ -145,9 +158,6 @@ impl OutsideTester {
         limit: Duration,
         now_ns: u64,
     ) -> anyhow::Result<()> {
-        let [local, remote] =
-            [request.destination, request.source].map(|one| Address::from_octets(one.octets()));
-        let tag = echo::tag(local, remote, request.word());
         let until_ns = now_ns.saturating_add(u64::try_from(limit.as_nanos())?);
         let next_hop = request
             .next_hop
@@ -155,7 +165,7 @@ impl OutsideTester {
                 family: AF_INET6,
                 octets: address.octets(),
             });
-        let test = OutsideTest::new(tag, until_ns, request.index.0, next_hop);
+        let test = OutsideTest::new(request.tag(), until_ns, request.index.0, next_hop);
         let written = self.tests().set(entry_index(request.word()), Raw(test), 0);
         written.context("write an outside test")?;
         let frame = frame(
@@ -178,7 +188,11 @@ impl OutsideTester {
     /// What the programs have recorded.
     pub fn read(&self, request: &OutsideRequest) -> anyhow::Result<OutsideTest> {
         let found = self.tests().get(&entry_index(request.word()), 0);
-        Ok(found.context("read an outside test")?.0)
+        let found = found.context("read an outside test")?.0;
+        // Another test may have the slot by now.
+        Ok(Some(found)
+            .filter(|test| test.tag == request.tag())
+            .unwrap_or_default())
     }
 
     fn tests(&self) -> MutexGuard<'_, Array<MapData, Raw<OutsideTest>>> {

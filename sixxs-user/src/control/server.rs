@@ -243,6 +243,10 @@ async fn check_inside(
 /// Time limit for the packet of a live test. A neighbour that answers at all most often answers sooner.
 const LIVE_LIMIT: Duration = Duration::from_secs(1);
 
+/// The time after that for which a late packet is still kept from the wire: the kernel gives a neighbour up after three
+/// seconds.
+const LIVE_LATE: Duration = Duration::from_secs(3);
+
 /// The time between two looks for that packet.
 const LIVE_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -272,6 +276,13 @@ async fn recorded(test: LiveTest) -> anyhow::Result<LiveEvent> {
     while seen.left_ns == 0 && since.elapsed() < LIVE_LIMIT {
         sleep(LIVE_INTERVAL).await;
         seen = test.read()?;
+    }
+    if seen.left_ns == 0 {
+        // It may wait for a neighbour, and leave later.
+        tokio::spawn(async move {
+            sleep(LIVE_LATE).await;
+            drop(test);
+        });
     }
     let way = Way::try_from(seen.way).ok().filter(|_| seen.left_ns != 0);
     Ok(LiveEvent::Recorded {

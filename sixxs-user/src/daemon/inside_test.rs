@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use sixxs_common::inside_test::{Answer as Kind, InsideTest as Recorded, Way};
+use sixxs_common::inside_test::{Answer as ReplyKind, InsideTest as Recorded, Way};
 use sixxs_core::inside_test::{
     Probe, Reply, Subject,
     cause::{Cause, Facts, cause},
@@ -29,7 +29,7 @@ use tokio::task::spawn_blocking;
 pub(super) use self::plan::Plan;
 use self::{
     plan::Planned,
-    run::{EXPECTED, Lost, Outcome, Run},
+    run::{Lost, Outcome, Run},
 };
 use super::readings::monotonic_ns;
 use crate::{
@@ -40,6 +40,9 @@ use crate::{
     },
     netlink::Netlink,
 };
+
+/// The time for which the programs expect the packet of a live test: longer than a neighbour may take.
+const LIVE_EXPECTED: Duration = Duration::from_secs(5);
 
 /// What all tests share: numbers for packets, so that two tests at a time have different ones, and the programs' switch.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +86,7 @@ impl Shared {
         let number = self.number();
         let ends = [asked.source, asked.destination];
         let now_ns = monotonic_ns()?;
-        let test = programs.live_test(&self.testers, ends, number, EXPECTED, now_ns)?;
+        let test = programs.live_test(&self.testers, ends, number, LIVE_EXPECTED, now_ns)?;
         Ok((number, test))
     }
 }
@@ -164,7 +167,7 @@ fn answered(plan: &Plan, test: &Planned, recorded: &Recorded) -> api::InsideTest
     let took = Duration::from_nanos(recorded.left_ns.saturating_sub(recorded.arrived_ns));
     let reply = Reply {
         interface: plan.name(recorded.ifindex),
-        answer: Kind::try_from(recorded.answer).unwrap_or(Kind::Error),
+        answer: ReplyKind::try_from(recorded.answer).unwrap_or(ReplyKind::Error),
         way: Way::try_from(recorded.way).unwrap_or(Way::Unknown),
         by_programs: recorded.from_ifindex != 0,
         took,

@@ -43,7 +43,8 @@ use crate::{
     netlink::{Netlink, RouteQuery, RouteResult, route_error},
 };
 
-/// Number of pairs that are tested at a time: both directions of each have up to ten requests in transit, of 256 slots.
+/// Number of pairs that are tested at a time. A search for the path MTU sends some 40 requests in a second, and a request is
+/// waited for one second: with both directions of each pair, less than half of the slots.
 const AT_A_TIME: usize = 4;
 
 /// The time after a test for which the programs still take late requests.

@@ -95,9 +95,9 @@ impl Histories {
     /// The history of the tunnel with this name, as JSON.
     pub(super) async fn get(&self, name: &str) -> Result<Bytes, Error> {
         let name: IfName = name.parse().map_err(|_| Error::Unknown)?;
-        let now = Minute::of_unix(self.clock.unix_seconds());
         // Others wait here. The lock moves into the thread, so that also a client that has gone is waited for.
         let mut made = Arc::clone(&self.made).lock_owned().await;
+        let now = Minute::of_unix(self.clock.unix_seconds());
         made.retain(|_, (minute, _)| *minute == now);
         if let Some((_, json)) = made.get(&name) {
             return Ok(json.clone());

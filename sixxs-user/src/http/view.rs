@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::control::{
     api::{
-        About, Alert, Carrier, Group, GroupLink, Health, Hook, Kind, Leak, Program, Routing, State,
-        Status, Tunnel, UpdateState, Uplink, XdpMode,
+        About, Alert, Carrier, Group, GroupLink, Health, Hook, Kind, Leak, LinkState, Program,
+        Routing, State, Status, Tunnel, UpdateState, Uplink, XdpMode,
     },
     text,
 };
@@ -75,9 +75,15 @@ struct GroupView<'a> {
     name: &'a str,
     active: &'a str,
     switches: u64,
-    links: &'a [GroupLink],
+    links: Vec<LinkView<'a>>,
     prefixes: Sources,
     routing: Routing,
+}
+
+#[derive(Debug, Serialize)]
+struct LinkView<'a> {
+    name: &'a str,
+    state: LinkState,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,15 +156,18 @@ fn reasons(tunnel: &Tunnel) -> Vec<Reason> {
     let update = tunnel.update.iter();
     let update = update.filter(|update| update.state == UpdateState::Failed);
     let texts = tunnel.health_reasons.iter();
-    let texts = texts
-        .chain(silent)
-        .chain(update.map(|update| &update.sentence));
-    texts.map(|text| reason(text)).collect()
+    let texts = texts.chain(update.map(|update| &update.sentence));
+    // Its clauses are facts.
+    let silent = silent.map(|text| Reason {
+        sentence: text.clone(),
+        cure: None,
+    });
+    texts.map(|text| reason(text)).chain(silent).collect()
 }
 
-/// The texts of sixxs have a clause, and then what to do.
+/// The last clause of a text is what to do, if there are several.
 fn reason(text: &str) -> Reason {
-    match text.split_once("; ") {
+    match text.rsplit_once("; ") {
         Some((sentence, cure)) => Reason {
             sentence: sentence.to_owned(),
             cure: Some(cure.to_owned()),
@@ -177,12 +186,19 @@ fn sources(all: impl Iterator<Item = String>) -> Sources {
     Sources { first, more }
 }
 
+fn link(link: &GroupLink) -> LinkView<'_> {
+    LinkView {
+        name: &link.name,
+        state: link.state,
+    }
+}
+
 fn group(group: &Group) -> GroupView<'_> {
     GroupView {
         name: &group.name,
         active: &group.active,
         switches: group.switches,
-        links: &group.links,
+        links: group.links.iter().map(link).collect(),
         prefixes: sources(group.prefixes.iter().cloned()),
         routing: group.routing,
     }

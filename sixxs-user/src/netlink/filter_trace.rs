@@ -3,7 +3,7 @@
 //! A table of our own marks the packets to trace. It belongs to a socket (`NFT_TABLE_F_OWNER`, Linux 5.12), so that the kernel
 //! removes it with the socket, also when the process is killed. Its chains come first at their hooks, and drop nothing.
 
-use std::{io, net::Ipv6Addr};
+use std::{collections::BTreeSet, io, net::Ipv6Addr};
 
 use anyhow::{Context as _, bail};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -47,19 +47,20 @@ pub struct FilterTrace {
 }
 
 impl FilterTrace {
-    /// Traces the packets between these pairs of addresses, in both directions.
-    pub fn start(pairs: &[[Ipv6Addr; 2]]) -> anyhow::Result<Self> {
+    /// Traces the packets of a protocol between two addresses, in both directions. Its number is that in the IPv6 header.
+    pub fn start(pair: [Ipv6Addr; 2], protocol: u8) -> anyhow::Result<Self> {
         let events = subscribe().context("subscribe to the traces of nftables")?;
-        let owner = mark(pairs).context("trace packets by a table of nftables")?;
+        let owner = mark(pair, protocol).context("trace packets by a table of nftables")?;
         Ok(Self {
             events,
             _owner: owner,
         })
     }
 
-    /// What dropped packets since the start, without repetitions.
+    /// What dropped packets since the start, without repetitions. Packets that others trace are not among them: the
+    /// events of a packet that this trace marks begin in its table.
     pub fn drops(&self) -> anyhow::Result<Vec<FilterDrop>> {
-        let mut drops = Vec::new();
+        let (mut ours, mut drops) = (BTreeSet::new(), Vec::new());
         for _ in 0..MAX_EVENTS {
             let mut message = Vec::with_capacity(MESSAGE_BYTES);
             match self.events.recv(&mut message, 0) {
@@ -68,7 +69,14 @@ impl FilterTrace {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error).context("read the traces of nftables"),
             }
-            if let Some(drop) = dropped(&message)
+            let Some(event) = Event::read(&message) else {
+                continue;
+            };
+            if event.is_in(TABLE) {
+                ours.extend(event.packet());
+            }
+            let is_ours = event.packet().is_some_and(|packet| ours.contains(&packet));
+            if let Some(drop) = event.dropped().filter(|_| is_ours)
                 && !drops.contains(&drop)
             {
                 drops.push(drop);
@@ -87,10 +95,10 @@ fn subscribe() -> io::Result<Socket> {
 }
 
 /// Makes the table. Returns the socket that it belongs to.
-fn mark(pairs: &[[Ipv6Addr; 2]]) -> anyhow::Result<Socket> {
+fn mark(pair: [Ipv6Addr; 2], protocol: u8) -> anyhow::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    let batch = batch(pairs);
+    let batch = batch(pair, protocol);
     socket.send(&batch.bytes, 0)?;
     for _ in 0..batch.acknowledged {
         let mut message = Vec::with_capacity(MESSAGE_BYTES);
@@ -187,8 +195,8 @@ fn number(kind: u16, value: u32) -> Vec<u8> {
     attribute(kind, &value.to_be_bytes())
 }
 
-/// A table that marks the packets between these addresses. linux/netfilter/nf_tables.h has the numbers.
-fn batch(pairs: &[[Ipv6Addr; 2]]) -> Batch {
+/// A table that marks the packets of a protocol between these addresses. linux/netfilter/nf_tables.h has the numbers.
+fn batch([one, other]: [Ipv6Addr; 2], protocol: u8) -> Batch {
     /// `NFT_TABLE_F_OWNER`.
     const OWNER: u32 = 2;
     let mut batch = Batch {
@@ -208,12 +216,9 @@ fn batch(pairs: &[[Ipv6Addr; 2]]) -> Batch {
         ];
         batch.make(message::NEW_CHAIN, &chain.concat());
     }
-    for [one, other] in pairs {
-        for (ends, (_, chain)) in [[one, other], [other, one]]
-            .into_iter()
-            .flat_map(|ends| CHAINS.map(|chain| (ends, chain)))
-        {
-            batch.make(message::NEW_RULE, &rule(chain, ends));
+    for (_, chain) in CHAINS {
+        for ends in [[one, other], [other, one]] {
+            batch.make(message::NEW_RULE, &rule(chain, ends, protocol));
         }
     }
     batch.frame(message::BATCH_END);
@@ -223,15 +228,19 @@ fn batch(pairs: &[[Ipv6Addr; 2]]) -> Batch {
 /// `NFT_REG_1`, for 16 bytes.
 const REGISTER: u32 = 1;
 
-/// A rule that marks the packets from one address to another.
-fn rule(chain: &[u8], [source, destination]: [&Ipv6Addr; 2]) -> Vec<u8> {
+/// A rule that marks the packets of a protocol from one address to another.
+fn rule(chain: &[u8], [source, destination]: [Ipv6Addr; 2], protocol: u8) -> Vec<u8> {
     /// `NFT_META_NFTRACE`.
     const TRACE_BIT: u32 = 12;
     /// Offsets in the IPv6 header (RFC 8200 §3).
+    const NEXT_HEADER: u32 = 6;
     const SOURCE: u32 = 8;
     const DESTINATION: u32 = 24;
-    let [[load_source, is_source], [load_destination, is_destination]] =
-        [(SOURCE, source), (DESTINATION, destination)].map(|(at, address)| has(at, address));
+    let compare = [
+        has(NEXT_HEADER, &[protocol]),
+        has(SOURCE, &source.octets()),
+        has(DESTINATION, &destination.octets()),
+    ];
     let set = [
         expression(
             b"immediate\0",
@@ -239,17 +248,16 @@ fn rule(chain: &[u8], [source, destination]: [&Ipv6Addr; 2]) -> Vec<u8> {
         ),
         expression(b"meta\0", &[number(2, TRACE_BIT), number(3, REGISTER)]),
     ];
-    let compare = [load_source, is_source, load_destination, is_destination];
     [
         attribute(1, TABLE),
         attribute(2, chain),
-        nested(4, &[&compare[..], &set].concat()),
+        nested(4, &[compare.concat(), set.to_vec()].concat()),
     ]
     .concat()
 }
 
-/// Loads the address at an offset in the IPv6 header, and compares it. A comparison takes 16 bytes at most.
-fn has(at: u32, address: &Ipv6Addr) -> [Vec<u8>; 2] {
+/// Loads what is at an offset in the IPv6 header, and compares it with up to 16 bytes.
+fn has(at: u32, value: &[u8]) -> [Vec<u8>; 2] {
     /// `NFT_PAYLOAD_NETWORK_HEADER`.
     const NETWORK_HEADER: u32 = 1;
     /// `NFT_CMP_EQ`.
@@ -258,12 +266,12 @@ fn has(at: u32, address: &Ipv6Addr) -> [Vec<u8>; 2] {
         number(1, REGISTER),
         number(2, NETWORK_HEADER),
         number(3, at),
-        number(4, 16),
+        number(4, u32::try_from(value.len()).unwrap_or(u32::MAX)),
     ];
     let compare = [
         number(1, REGISTER),
         number(2, EQUAL),
-        nested(3, &[attribute(1, &address.octets())]),
+        nested(3, &[attribute(1, value)]),
     ];
     [
         expression(b"payload\0", &load),
@@ -275,48 +283,77 @@ fn expression(name: &[u8], data: &[Vec<u8>]) -> Vec<u8> {
     nested(1, &[attribute(1, name), nested(2, data)])
 }
 
-/// The drop in a trace event.
-fn dropped(message: &[u8]) -> Option<FilterDrop> {
-    /// Attributes of a trace event.
-    const TABLE: u16 = 1;
-    const CHAIN: u16 = 2;
-    const HANDLE: u16 = 3;
-    const KIND: u16 = 4;
-    const VERDICT: u16 = 5;
-    const POLICY: u16 = 16;
-    /// Kinds of events.
-    const BY_POLICY: u32 = 1;
-    const BY_RULE: u32 = 3;
-    /// `NF_DROP`.
-    const DROP: u32 = 0;
-    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
-    if kind != message::TRACE {
-        return None;
-    }
-    let attributes = message.get(HEADER_BYTES..)?;
-    let value = |kind| find(attributes, kind);
-    let word = |kind| be32(value(kind)?);
-    let handle = match word(KIND)? {
-        BY_RULE => {
-            let code = be32(find(value(VERDICT)?, 1)?)?;
-            let handle = u64::from_be_bytes(value(HANDLE)?.try_into().ok()?);
-            (code == DROP).then_some(Some(handle))
-        }
-        BY_POLICY => (word(POLICY)? == DROP).then_some(None),
-        _ => None,
-    }?;
-    let text = |kind| {
-        let bytes = value(kind)?;
-        let end = bytes.iter().position(|byte| *byte == 0);
-        Some(String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned())
-    };
-    Some(FilterDrop {
-        family: family(*message.get(16)?),
-        table: text(TABLE)?,
-        chain: text(CHAIN)?,
-        handle,
-    })
+/// A trace event.
+struct Event<'a> {
+    /// The number of the table's family.
+    family: u8,
+    attributes: &'a [u8],
 }
+
+impl<'a> Event<'a> {
+    fn read(message: &'a [u8]) -> Option<Self> {
+        let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+        (kind == message::TRACE).then_some(Self {
+            family: *message.get(16)?,
+            attributes: message.get(HEADER_BYTES..)?,
+        })
+    }
+
+    fn value(&self, kind: u16) -> Option<&'a [u8]> {
+        find(self.attributes, kind)
+    }
+
+    fn word(&self, kind: u16) -> Option<u32> {
+        be32(self.value(kind)?)
+    }
+
+    /// The number of the packet.
+    fn packet(&self) -> Option<u32> {
+        const ID: u16 = 6;
+        self.word(ID)
+    }
+
+    fn is_in(&self, table: &[u8]) -> bool {
+        self.family == IPV6 && self.value(TABLE_NAME) == Some(table)
+    }
+
+    /// What drops the packet, if it is dropped there.
+    fn dropped(&self) -> Option<FilterDrop> {
+        const CHAIN: u16 = 2;
+        const HANDLE: u16 = 3;
+        const KIND: u16 = 4;
+        const VERDICT: u16 = 5;
+        const POLICY: u16 = 16;
+        /// Kinds of events.
+        const BY_POLICY: u32 = 1;
+        const BY_RULE: u32 = 3;
+        /// `NF_DROP`.
+        const DROP: u32 = 0;
+        let handle = match self.word(KIND)? {
+            BY_RULE => {
+                let code = be32(find(self.value(VERDICT)?, 1)?)?;
+                let handle = u64::from_be_bytes(self.value(HANDLE)?.try_into().ok()?);
+                (code == DROP).then_some(Some(handle))
+            }
+            BY_POLICY => (self.word(POLICY)? == DROP).then_some(None),
+            _ => None,
+        }?;
+        let text = |kind| {
+            let bytes = self.value(kind)?;
+            let end = bytes.iter().position(|byte| *byte == 0);
+            Some(String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned())
+        };
+        Some(FilterDrop {
+            family: family(self.family),
+            table: text(TABLE_NAME)?,
+            chain: text(CHAIN)?,
+            handle,
+        })
+    }
+}
+
+/// The attribute of a trace event with the name of the table.
+const TABLE_NAME: u16 = 1;
 
 /// The name of a family of nftables (`NFPROTO_…`).
 const fn family(number: u8) -> &'static str {
@@ -352,6 +389,10 @@ fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn dropped(message: &[u8]) -> Option<FilterDrop> {
+        Event::read(message)?.dropped()
+    }
 
     fn event(family: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
         let mut batch = Batch {
@@ -398,7 +439,7 @@ mod tests {
         assert_eq!(attribute(7, b"abc"), [7, 0, 7, 0, b'a', b'b', b'c', 0]);
         assert_eq!(number(1, 2), [8, 0, 1, 0, 0, 0, 0, 2]);
         let pair = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
-        let batch = batch(&[pair]);
+        let batch = batch(pair, 58);
         // The table, two chains, and a rule for each direction in each chain.
         assert_eq!(batch.acknowledged, 1 + 2 + 4);
         assert_eq!(batch.bytes.len() % 4, 0);

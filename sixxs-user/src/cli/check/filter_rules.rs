@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sixxs_common::packet::{ICMPV6, TCP, UDP};
+
 use crate::{
     control::{
         api::{FilterRule, InsideRequest, InsideTest, InsideTests},
@@ -54,7 +56,12 @@ async fn rules(
     let (Some(address), Some(source)) = (test.address, test.source) else {
         return Ok(Vec::new());
     };
-    let trace = FilterTrace::start(&[[source, address]])?;
+    let protocol = match test.protocol.as_deref() {
+        Some("tcp") => TCP,
+        Some("udp") => UDP,
+        _ => ICMPV6,
+    };
+    let trace = FilterTrace::start([source, address], protocol)?;
     let port = |protocol: &str| {
         let is_it = test.protocol.as_deref() == Some(protocol);
         test.port.filter(|_| is_it).into_iter().collect()

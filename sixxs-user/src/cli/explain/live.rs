@@ -66,6 +66,8 @@ pub(super) async fn live(socket: &Path, sent: &Sent<'_>, links: &Links) -> anyho
         Err(Unsent::Failed(error)) => return Err(error),
     };
     let mut attempt = Attempt::default();
+    // Before the daemon expects the packet: it does so for a limited time.
+    let mut trace = DropTrace::start(None);
     let each = |line: &str| {
         match serde_json::from_str(line).context("read the daemon's answer")? {
             LiveEvent::Expected {
@@ -76,7 +78,7 @@ pub(super) async fn live(socket: &Path, sent: &Sent<'_>, links: &Links) -> anyho
                     identifier,
                     sequence,
                 };
-                send(&opened, number, sent, &mut attempt);
+                send(&opened, number, sent, &mut trace, &mut attempt);
             }
             recorded @ LiveEvent::Recorded { .. } => attempt.recorded = Some(recorded),
         }
@@ -127,12 +129,18 @@ fn is_a_drop(error: &io::Error) -> bool {
 }
 
 /// Sends the packet, and reads what the kernel dropped.
-fn send(socket: &Socket, number: Number, sent: &Sent<'_>, attempt: &mut Attempt) {
+fn send(
+    socket: &Socket,
+    number: Number,
+    sent: &Sent<'_>,
+    trace: &mut anyhow::Result<DropTrace>,
+    attempt: &mut Attempt,
+) {
     let bytes = sent.bytes.unwrap_or_default();
     let message = echo_request(number, bytes);
-    let started = DropTrace::start(None);
     attempt.refused = socket.send(&message).err();
-    let traced = started.and_then(|mut trace| {
+    let started = trace.as_mut().map_err(|error| anyhow!("{error:#}"));
+    let traced = started.and_then(|trace| {
         let since = Instant::now();
         let mut text = trace.text()?;
         while text.is_empty() && since.elapsed() < TRACE_LIMIT {

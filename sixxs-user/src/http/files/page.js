@@ -275,14 +275,18 @@ class Card {
     const minute = Math.floor(Date.now() / 60 / SECOND);
     if (minute === this.loadedAt) return;
     this.loadedAt = minute;
+    let answer, content;
     try {
-      const answer = await fetch(`history?tunnel=${encodeURIComponent(this.name)}`);
-      if (answer.ok) this.showHistory(await answer.json());
-      else setText(this.parts["no-past"], answer.status === 404 ? "Nothing is recorded yet." : `There is no history: ${await answer.text()}`);
+      answer = await fetch(`history?tunnel=${encodeURIComponent(this.name)}`);
+      content = await (answer.ok ? answer.json() : answer.text());
     } catch {
       // The connection is lost, which the page shows; it is tried again.
       this.loadedAt = 0;
+      return;
     }
+    if (answer.ok) return this.showHistory(content);
+    this.parts["no-past"].hidden = false;
+    setText(this.parts["no-past"], answer.status === 404 ? "Nothing is recorded yet." : `There is no history: ${content}`);
   }
 
   showHistory(history) {
@@ -421,7 +425,7 @@ function showIncidents(incidents) {
       make("strong", {}, incident.tunnel ? `${kind}: ` : kind, make("bdi", { textContent: incident.tunnel ?? "" })),
       make("time", { dateTime: incident.time, textContent: incident.time.slice(0, 19).replace("T", " ") })),
     make("p", { className: "what", textContent: incident.what }));
-    if (incident.culprit) item.append(make("p", { className: "culprit" }, "By ", make("bdi", { textContent: incident.culprit })));
+    if (incident.culprit) item.append(make("p", { className: "culprit" }, incident.kind === "leak" ? "Sender: " : "Removed by ", make("bdi", { textContent: incident.culprit })));
     if (incident.why) item.append(make("p", { className: "why", textContent: upper(incident.why) }));
     if (incident.cure) item.append(make("p", { className: "why", textContent: `→ ${upper(incident.cure)}` }));
     return item;
