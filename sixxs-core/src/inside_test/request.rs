@@ -86,7 +86,7 @@ impl Message {
     }
 
     /// Offset of its checksum.
-    const fn checksum_offset(self) -> usize {
+    pub(crate) const fn checksum_offset(self) -> usize {
         match self {
             Self::Echo(_) => 2,
             Self::Syn(_) | Self::Reset(_) => 16,
@@ -164,40 +164,53 @@ pub fn frame(
     message: Message,
     mac: Option<[u8; 6]>,
 ) -> Vec<u8> {
-    let mut bytes = message.bytes();
+    let ends = [source, address];
+    let place = (message.protocol(), message.checksum_offset());
+    framed(ends, place, message.bytes(), mac)
+}
+
+/// A frame with these bytes behind the IPv6 header. They have a checksum of 0 at this offset.
+pub(crate) fn framed(
+    [source, destination]: [Ipv6Addr; 2],
+    (protocol, checksum_offset): (u8, usize),
+    mut bytes: Vec<u8>,
+    mac: Option<[u8; 6]>,
+) -> Vec<u8> {
     let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    let addresses = [source.octets(), address.octets()].concat();
-    let sum = sum(&addresses) + sum(&bytes) + u32::from(length) + u32::from(message.protocol());
+    let addresses = [source.octets(), destination.octets()].concat();
+    let sum = sum(&addresses) + sum(&bytes) + u32::from(length) + u32::from(protocol);
     let checksum = match fold(sum) {
         // RFC 768: 0 means that there is none.
-        0xffff if message.protocol() == UDP => 0xffff,
+        0xffff if protocol == UDP => 0xffff,
         folded => !folded,
     };
-    let at = message.checksum_offset();
-    bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    bytes[checksum_offset..checksum_offset + 2].copy_from_slice(&checksum.to_be_bytes());
     [
         &mac.unwrap_or_default()[..],
         &[0; 6],
         &[0x86, 0xdd],
         &[0x60, 0, 0, 0],
         &length.to_be_bytes(),
-        &[message.protocol(), 64],
+        &[protocol, HOP_LIMIT],
         &addresses,
         &bytes,
     ]
     .concat()
 }
 
-/// The sum of all pairs of bytes. Their number is even.
-fn sum(bytes: &[u8]) -> u32 {
-    let pairs = bytes.chunks_exact(2);
+/// The hop limit of the packets.
+const HOP_LIMIT: u8 = 64;
+
+/// The sum of all pairs of bytes (RFC 1071 §1); a single last byte is the high one of its pair.
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
+    let pairs = bytes.chunks(2);
     pairs
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from))
         .sum()
 }
 
 /// The one's complement sum in 16 bits.
-fn fold(sum: u32) -> u16 {
+pub(crate) fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]

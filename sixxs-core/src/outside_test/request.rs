@@ -2,69 +2,25 @@
 
 use std::net::Ipv6Addr;
 
-use sixxs_common::packet::{ECHO_REQUEST, ICMPV6};
+use sixxs_common::packet::ICMPV6;
 
-use crate::inside_test::request::Number;
-
-/// The text in requests, for those who see them in a capture.
-const TEXT: &[u8; 16] = b"sixxs check test";
-
-const IPV6_BYTES: usize = 40;
-
-/// Length of the ICMPv6 header of an echo request.
-const ECHO_BYTES: usize = 8;
+use crate::inside_test::request::{Message, Number, PACKET_BYTES, echo_request, framed};
 
 /// The length of a small request: long enough for its text.
 pub const SMALL_BYTES: u32 = 64;
 
+const _: () = assert!(SMALL_BYTES as usize == PACKET_BYTES);
+
 /// The length of the largest request. The kernel takes a frame for a test run only if it fits into a page with its own data.
 pub const LARGEST_BYTES: u32 = 3500;
-
-/// The hop limit of requests.
-const HOP_LIMIT: u8 = 64;
 
 /// A frame with a request of `bytes` bytes, without the link layer. Its Ethernet header has no addresses: the programs send it
 /// to the next hop.
 #[must_use]
 pub fn frame(source: Ipv6Addr, destination: Ipv6Addr, number: Number, bytes: u32) -> Vec<u8> {
-    let bytes = bytes.clamp(SMALL_BYTES, LARGEST_BYTES);
-    let text_bytes = usize::try_from(bytes).unwrap_or(IPV6_BYTES) - IPV6_BYTES - ECHO_BYTES;
-    let text = TEXT.iter().copied().cycle().take(text_bytes);
-    let mut message = vec![ECHO_REQUEST, 0, 0, 0];
-    message.extend(number.identifier.to_be_bytes());
-    message.extend(number.sequence.to_be_bytes());
-    message.extend(text);
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    let addresses = [source.octets(), destination.octets()].concat();
-    let sum = sum(&addresses) + sum(&message) + u32::from(length) + u32::from(ICMPV6);
-    message[2..4].copy_from_slice(&(!fold(sum)).to_be_bytes());
-    [
-        &[0; 12],
-        &[0x86, 0xdd][..],
-        &[0x60, 0, 0, 0],
-        &length.to_be_bytes(),
-        &[ICMPV6, HOP_LIMIT],
-        &addresses,
-        &message,
-    ]
-    .concat()
-}
-
-/// The sum of all pairs of bytes (RFC 1071 §1); a single last byte is the high one of its pair.
-fn sum(bytes: &[u8]) -> u32 {
-    let pairs = bytes.chunks(2);
-    pairs
-        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from))
-        .sum()
-}
-
-/// The one's complement sum in 16 bits.
-fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
-    let sum = sum as u16;
-    sum
+    let message = echo_request(number, bytes.min(LARGEST_BYTES));
+    let place = (ICMPV6, Message::Echo(number).checksum_offset());
+    framed([source, destination], place, message, None)
 }
 
 #[cfg(test)]
@@ -72,6 +28,7 @@ mod tests {
     use sixxs_common::{outside_test::request, packet};
 
     use super::*;
+    use crate::inside_test::request::{fold, sum};
 
     #[test]
     fn the_programs_understand_it() {
@@ -93,10 +50,7 @@ mod tests {
             let ends = request(frame.as_slice(), &ipv6).unwrap();
             assert_eq!(ends.local.octets(), destination.octets());
             assert_eq!(ends.remote.octets(), source.octets());
-            assert_eq!(
-                ends.number,
-                crate::inside_test::request::Message::Echo(number).word()
-            );
+            assert_eq!(ends.number, Message::Echo(number).word());
         }
     }
 

@@ -11,7 +11,6 @@ use anyhow::{Context as _, anyhow, ensure};
 use aya::{
     Ebpf,
     maps::{Array, Map, MapData},
-    programs::SchedClassifier,
 };
 use sixxs_common::{
     address::Address,
@@ -105,17 +104,20 @@ impl Expected {
 impl Kernel {
     /// What carries out inside tests, with the programs and the maps of this run. All testers share `testers`.
     pub fn inside_tester(&self, testers: &Testers) -> anyhow::Result<InsideTester> {
-        let program = self.ebpf.program(INJECT);
-        let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {INJECT}"))?;
-        let program: &SchedClassifier = program.try_into()?;
-        let descriptor = program
-            .fd()
-            .context("the kernel did not load the program that puts packets in")?;
         Ok(InsideTester {
-            inject: descriptor.as_fd().try_clone_to_owned()?,
+            inject: self.descriptor(INJECT)?,
             tests: array(&self.ebpf, TESTS)?.try_into()?,
             _switch: Switch::on(&self.ebpf, testers)?,
         })
+    }
+
+    /// The descriptor of a program of the object, which only tests need.
+    pub(super) fn descriptor(&self, name: &str) -> anyhow::Result<OwnedFd> {
+        let program = self.ebpf.program(name);
+        let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+        let descriptor = program.fd();
+        let descriptor = descriptor.with_context(|| format!("the kernel did not load {name}"))?;
+        Ok(descriptor.as_fd().try_clone_to_owned()?)
     }
 }
 

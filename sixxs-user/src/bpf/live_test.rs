@@ -10,8 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
-use aya::programs::CgroupSkb;
+use anyhow::{Context as _, bail};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use sixxs_common::inside_test::{InsideTest, Kind};
 use sixxs_core::inside_test::request::{Message, Number};
@@ -66,12 +65,7 @@ impl Kernel {
 
     /// Attaches the program that keeps the packets of live tests from the wire.
     fn hold(&self) -> anyhow::Result<OwnedFd> {
-        let program = self.ebpf.program(HOLD);
-        let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {HOLD}"))?;
-        let program: &CgroupSkb = program.try_into()?;
-        let program = program.fd().with_context(|| {
-            format!("the kernel did not load {HOLD}, which keeps the packet from the wire")
-        })?;
+        let program = self.descriptor(HOLD)?;
         let root = control_groups()?;
         let target = descriptor_number(root.as_fd())?;
         create_link(program.as_fd(), target, ATTACH_TYPE, 0)

@@ -9,11 +9,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, ensure};
-use aya::{
-    maps::{Array, MapData},
-    programs::SchedClassifier,
-};
+use anyhow::{Context as _, ensure};
+use aya::maps::{Array, MapData};
 use sixxs_common::{
     layout::{AF_INET6, NextHop},
     outside_test::{OutsideTest, entry_index},
@@ -137,15 +134,6 @@ impl Kernel {
         };
         tester.listeners.push(link);
         Ok(())
-    }
-
-    fn descriptor(&self, name: &str) -> anyhow::Result<OwnedFd> {
-        let program = self.ebpf.program(name);
-        let program = program.ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
-        let program: &SchedClassifier = program.try_into()?;
-        let descriptor = program.fd();
-        let descriptor = descriptor.with_context(|| format!("the kernel did not load {name}"))?;
-        Ok(descriptor.as_fd().try_clone_to_owned()?)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The fixture of the scenarios: a lab with services, a configuration and the program, and common checks.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use sixxs_tests::lab::netns::Namespace;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec, Tunnel};
@@ -12,7 +14,7 @@ use sixxs_tests::probe;
 use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::owned_state;
 use sixxs_tests::program::status;
-use sixxs_tests::program::{Daemon, Hook, Program};
+use sixxs_tests::program::{Daemon, Hook, Output, Program, finish};
 use sixxs_tests::wait;
 
 /// The default priority of the program's rules.
@@ -222,4 +224,31 @@ pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
 pub(crate) fn exclusive() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The value without ages, which change by themselves.
+pub(crate) fn without_ages(value: &Value) -> Value {
+    let Some(fields) = value.as_object() else {
+        return value.clone();
+    };
+    let lasting = fields.iter().filter(|(key, _)| !key.contains("seconds"));
+    Value::Object(
+        lasting
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    )
+}
+
+/// Runs the program as a member of the group that may read, while a daemon runs.
+pub(crate) fn run_as_member(arguments: &[&str]) -> Result<Output> {
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let run = fixture.program.command(&["--group", "daemon", "run"]);
+    let _daemon = fixture.program.start_as(run)?;
+    let copy = fixture.lab.paths().base().join("sixxs");
+    fixture.program.copy_to(&copy)?;
+    let mut member = Command::new("setpriv");
+    member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
+    member.arg(&copy).args(arguments);
+    fixture.program.apply_environment(&mut member);
+    finish(&mut member).context("run it as nobody")
 }

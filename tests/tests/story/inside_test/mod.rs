@@ -6,19 +6,18 @@ mod filter_rules;
 mod many;
 mod ports;
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
-use sixxs_tests::lab::{Lab, Spec, nft};
+use sixxs_tests::lab::{Lab, nft};
 use sixxs_tests::program::status::Leaks;
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
 use crate::answer_echo::FIREWALL;
-use crate::fixture::{Fixture, exclusive};
+use crate::fixture::{Fixture, exclusive, run_as_member, without_ages};
 
 /// Limit until the daemon has noticed a change, and the check finds it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -95,19 +94,6 @@ fn breaks(fixture: &Fixture, command: &str, cause: &str, words: &str, mend: &str
     }
     answers(fixture)?;
     Ok(failed)
-}
-
-/// The value without ages, which change by themselves.
-fn without_ages(value: &Value) -> Value {
-    let Some(fields) = value.as_object() else {
-        return value.clone();
-    };
-    let lasting = fields.iter().filter(|(key, _)| !key.contains("seconds"));
-    Value::Object(
-        lasting
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
-    )
 }
 
 variants!(answers_are_seen_and_counted_nowhere:
@@ -298,16 +284,7 @@ fn checks_at_the_same_time_pass() -> Result<()> {
 /// Only root may send packets as other hosts.
 #[test]
 fn others_do_not_test() -> Result<()> {
-    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
-    let run = fixture.program.command(&["--group", "daemon", "run"]);
-    let _daemon = fixture.program.start_as(run)?;
-    let copy = fixture.lab.paths().base().join("sixxs");
-    fixture.program.copy_to(&copy)?;
-    let mut member = Command::new("setpriv");
-    member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
-    member.arg(&copy).args(["check", NAME]);
-    fixture.program.apply_environment(&mut member);
-    let printed = sixxs_tests::program::finish(&mut member)?;
+    let printed = run_as_member(&["check", NAME])?;
     ensure!(
         printed.stdout.contains("inside   not tried: only root"),
         "{printed:#?}"

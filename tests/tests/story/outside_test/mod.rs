@@ -14,7 +14,7 @@ use sixxs_tests::lab::topology::{Flavour, HOST, TUNNELS, UPLINK};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, without_ages};
 
 const LINKS: [&str; 2] = [TUNNELS[0].interface, TUNNELS[1].interface];
 
@@ -69,19 +69,6 @@ fn is_whole(test: &Value, path_mtu: u32) -> Result<()> {
     );
     ensure!(test["path_mtu"] == path_mtu, "{test:#}");
     Ok(())
-}
-
-/// The value without ages, which change by themselves.
-fn without_ages(value: &Value) -> Value {
-    let Some(fields) = value.as_object() else {
-        return value.clone();
-    };
-    let lasting = fields.iter().filter(|(key, _)| !key.contains("seconds"));
-    Value::Object(
-        lasting
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
-    )
 }
 
 /// What is counted about tunnels, except all packets.

@@ -1,9 +1,9 @@
 //! Uplinks, groups, treatments of leaks, several checks at once, and a daemon that is killed in the middle.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use sixxs_tests::kernel::{self, bpf};
 use sixxs_tests::lab::topology::{Flavour, HOST, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Spec, nft};
@@ -12,7 +12,7 @@ use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
 use super::{FEWEST, LINKS, check, counted, is_whole, of, packets, started};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, run_as_member};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -252,16 +252,7 @@ fn an_end_in_the_middle_leaves_nothing() -> Result<()> {
 /// Only root may send packets by the daemon.
 #[test]
 fn others_do_not_test() -> Result<()> {
-    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
-    let run = fixture.program.command(&["--group", "daemon", "run"]);
-    let _daemon = fixture.program.start_as(run)?;
-    let copy = fixture.lab.paths().base().join("sixxs");
-    fixture.program.copy_to(&copy)?;
-    let mut member = Command::new("setpriv");
-    member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
-    member.arg(&copy).args(["check", "--outside"]);
-    fixture.program.apply_environment(&mut member);
-    let printed = sixxs_tests::program::finish(&mut member).context("run it as nobody")?;
+    let printed = run_as_member(&["check", "--outside"])?;
     ensure!(
         printed.code == 1 && printed.stderr.contains("only root"),
         "{printed:#?}"
