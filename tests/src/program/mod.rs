@@ -195,9 +195,14 @@ impl Program {
     /// Runs a reporting command with `--json` and reads its output: any number of JSON objects, each on one
     /// or several lines. Returns the exit status, which is the command's verdict.
     pub fn json(&self, arguments: &[&str]) -> Result<(i32, Vec<Value>)> {
+        self.json_within(LIMIT, arguments)
+    }
+
+    /// The same for a command that may take longer.
+    pub fn json_within(&self, limit: Duration, arguments: &[&str]) -> Result<(i32, Vec<Value>)> {
         let mut arguments = arguments.to_vec();
         arguments.push("--json");
-        let printed = self.run(&arguments)?;
+        let printed = finish_within(limit, &mut self.command(&arguments))?;
         let values = serde_json::Deserializer::from_str(&printed.stdout).into_iter();
         let values = values.collect::<Result<Vec<Value>, _>>();
         let values = values.with_context(|| format!("{}: {printed:#?}", arguments.join(" ")))?;
@@ -254,6 +259,10 @@ impl Program {
 
 /// Runs a command to its end within [`LIMIT`]; kills it and fails if it takes longer.
 pub fn finish(command: &mut Command) -> Result<Output> {
+    finish_within(LIMIT, command)
+}
+
+fn finish_within(limit: Duration, command: &mut Command) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command
         .stdin(Stdio::null())
@@ -265,11 +274,11 @@ pub fn finish(command: &mut Command) -> Result<Output> {
     let (sender, receiver) = channel();
     std::thread::scope(|scope| {
         scope.spawn(move || sender.send(child.wait_with_output()).is_ok());
-        let output = match receiver.recv_timeout(LIMIT) {
+        let output = match receiver.recv_timeout(limit) {
             Ok(output) => output.with_context(|| format!("wait for {name}"))?,
             Err(_) => {
                 kill(pid, Signal::SIGKILL).with_context(|| format!("kill {name}"))?;
-                bail!("{name} {:?}: not done within {LIMIT:?}", command.get_args());
+                bail!("{name} {:?}: not done within {limit:?}", command.get_args());
             }
         };
         Ok(Output {

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use sixxs_tests::lab::nft;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
@@ -57,16 +56,16 @@ fn all_tunnels_are_tested_within_a_minute() -> Result<()> {
     ensure!(reload.wait()?.success());
     let processor = daemon.processor_time()?;
     let begins = Instant::now();
-    let printed = fixture.program.command(&["check", "--json"]).output()?;
+    let (code, mut values) = fixture.program.json_within(CHECKED_WITHIN, &["check"])?;
     let took = begins.elapsed();
     let cost = (daemon.processor_time()? - processor) / 448;
-    let report: Value = serde_json::from_slice(&printed.stdout).context("read the report")?;
+    let report = values.pop().context("a report")?;
     let checks = report["checks"].as_array().context("checks")?;
     let mut inside = checks.iter().filter(|check| check["check"] == "inside");
     ensure!(inside.clone().count() == MORE + 2, "{report:#}");
     let failed = inside.find(|check| check["pass"] != true);
     ensure!(failed.is_none(), "{failed:#?}");
-    ensure!(printed.status.success(), "{report:#}");
+    ensure!(code == 0, "{report:#}");
     println!(
         "{} tunnels in {took:?}, {cost:?} of processor each",
         MORE + 2

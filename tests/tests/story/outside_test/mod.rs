@@ -33,10 +33,13 @@ fn started(flavour: Flavour, hook: Hook, mtu: u32) -> Result<(Fixture, Daemon)> 
     Ok((fixture, daemon))
 }
 
+/// The documented limit for the two directions of a pair.
+const WITHIN: Duration = Duration::from_secs(20);
+
 /// The tests of a check with these links, and its exit status.
 fn check(fixture: &Fixture, links: &[&str]) -> Result<(i32, Vec<Value>)> {
     let arguments = [&["check", "--outside"], links].concat();
-    let (code, mut values) = fixture.program.json(&arguments)?;
+    let (code, mut values) = fixture.program.json_within(WITHIN, &arguments)?;
     let report = values.pop().context("a report")?;
     let checks = report["checks"].as_array().context("checks")?;
     for check in checks {
