@@ -138,6 +138,7 @@ async fn carry_out(
             });
         }
     }
+    let left_out = plan.left_out.clone();
     let (sender, receiver) = oneshot::channel();
     let numbers = Arc::clone(&shared.numbers);
     thread::Builder::new()
@@ -152,7 +153,7 @@ async fn carry_out(
         })
         .context("start a thread")?;
     let tests = receiver.await.context("run the tests")?;
-    Ok(api::OutsideTests { tests })
+    Ok(api::OutsideTests { tests, left_out })
 }
 
 /// One direction of a pair.

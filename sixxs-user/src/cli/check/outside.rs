@@ -4,17 +4,31 @@ use std::path::Path;
 
 use super::Check;
 use crate::control::{
-    api::{OutsideRequest, OutsideTest, OutsideTests},
+    api::{LeftOut, OutsideRequest, OutsideTest, OutsideTests},
     client,
 };
 
-/// The checks: one per direction.
+/// The checks: one per direction, and one per link that is left out. Why a link is down is no question of this test.
 pub(super) async fn checks(socket: &Path, names: &[String]) -> anyhow::Result<Vec<Check>> {
     let request = OutsideRequest {
         links: names.to_vec(),
     };
     let answer: OutsideTests = client::ask(socket, "/v1/check/outside", &request).await?;
-    Ok(answer.tests.into_iter().map(check).collect())
+    let tests = answer.tests.into_iter().map(check);
+    Ok(tests
+        .chain(answer.left_out.into_iter().map(left_out))
+        .collect())
+}
+
+fn left_out(left_out: LeftOut) -> Check {
+    Check {
+        tunnel: left_out.link,
+        check: "outside",
+        pass: true,
+        detail: format!("left out: {}", left_out.reason),
+        inside: None,
+        outside: None,
+    }
 }
 
 fn check(test: OutsideTest) -> Check {
@@ -54,5 +68,10 @@ mod tests {
             ..test
         });
         assert!(plain.pass && plain.detail == "a sentence");
+        let other = left_out(LeftOut {
+            link: "sixxs2".to_owned(),
+            reason: "it is down".to_owned(),
+        });
+        assert!(other.pass && other.detail == "left out: it is down");
     }
 }

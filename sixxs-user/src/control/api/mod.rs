@@ -19,7 +19,7 @@ pub use self::{
     alert::{About, Alert, Leak},
     inside_test::{FilterRule, InsideRequest, InsideTest, InsideTests},
     live_test::{LiveEvent, LiveRequest, LiveWay},
-    outside_test::{OutsideRequest, OutsideTest, OutsideTests},
+    outside_test::{LeftOut, OutsideRequest, OutsideTest, OutsideTests},
     reload::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },

@@ -17,6 +17,17 @@ pub struct OutsideRequest {
 pub struct OutsideTests {
     /// One per direction.
     pub tests: Vec<OutsideTest>,
+    /// The links that cannot be tested, if the request names none.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A link that is not tested.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub link: String,
+    /// Why it is not.
+    pub reason: String,
 }
 
 /// The result of one direction.

@@ -24,6 +24,8 @@ pub(in crate::daemon) struct Plan {
     pub(super) ends: Vec<Planned>,
     /// The pairs, by index.
     pub(super) pairs: Vec<(usize, usize)>,
+    /// The links that cannot be tested, if the client names none.
+    pub(super) left_out: Vec<api::LeftOut>,
     /// The names of interfaces, for where packets arrive.
     pub(super) names: BTreeMap<u32, IfName>,
 }
@@ -74,8 +76,14 @@ impl Plan {
     ) -> anyhow::Result<Self> {
         let mut all = host.tunnels();
         all.extend(host.uplinks());
+        let mut left_out = Vec::new();
         let ends = match &asked.links[..] {
-            [] => all.into_iter().filter(is_possible).collect(),
+            [] => {
+                let (possible, others): (Vec<_>, Vec<_>) =
+                    all.into_iter().partition(|planned| planned.port.is_ok());
+                left_out.extend(others.into_iter().filter_map(Planned::left_out));
+                possible
+            }
             [first, second] => vec![find(&all, first)?, find(&all, second)?],
             _ => bail!("name two links, or none"),
         };
@@ -102,6 +110,7 @@ impl Plan {
         Ok(Self {
             ends,
             pairs,
+            left_out,
             names: names.collect(),
         })
     }
@@ -112,9 +121,13 @@ impl Plan {
     }
 }
 
-/// Whether a link takes part although nobody names it. A tunnel that is down is reported by other checks.
-fn is_possible(planned: &Planned) -> bool {
-    planned.port.is_ok()
+impl Planned {
+    fn left_out(self) -> Option<api::LeftOut> {
+        Some(api::LeftOut {
+            link: self.end.name.to_string(),
+            reason: self.port.err()?,
+        })
+    }
 }
 
 fn find(all: &[Planned], name: &str) -> anyhow::Result<Planned> {
@@ -303,6 +316,10 @@ mod tests {
             names(&plan(&own, "sixxs1 net0", &[]).unwrap()),
             ["sixxs1 net0"]
         );
+        let left_out = plan(&own, "sixxs1 net0", &[]).unwrap().left_out;
+        let left_out: Vec<_> = left_out.iter().map(|link| link.link.as_str()).collect();
+        assert_eq!(left_out, ["sixxs0"]);
+        assert!(plan(&own, ALL, &[]).unwrap().left_out.is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use sixxs_tests::lab::topology::{Flavour, HOST, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Spec, nft};
 use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::Hook;
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
 use super::{FEWEST, LINKS, check, counted, is_whole, of, packets, started};
@@ -257,5 +258,33 @@ fn others_do_not_test() -> Result<()> {
         printed.code == 1 && printed.stderr.contains("only root"),
         "{printed:#?}"
     );
+    Ok(())
+}
+
+/// A link that cannot be tested is named, and does not fail.
+#[test]
+fn links_that_are_left_out_are_named() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let more = "[[tunnel]]\nname = \"late0\"\nkind = \"interface\"\naddress = \"2001:db8:c::2\"\n";
+    let config = fixture.lab.config("");
+    fixture.lab.write_config(&format!("{config}{more}"))?;
+    let daemon = fixture.start()?;
+    let both = |status: &Status| {
+        let mut lab = LINKS.iter();
+        lab.all(|name| status.tunnel(name).is_whole())
+    };
+    fixture.program.status_until("both are up", both)?;
+    let (code, tests) = check(&fixture, &[])?;
+    ensure!(code == 0 && !tests.is_empty(), "{tests:#?}");
+    ensure!(
+        tests.iter().all(|test| test["from"] != "late0"),
+        "{tests:#?}"
+    );
+    let printed = fixture.program.run_ok(&["check", "--outside"])?.stdout;
+    ensure!(
+        printed.contains("late0           outside  left out: it has no interface"),
+        "{printed}"
+    );
+    ensure!(daemon.stop()? == 0);
     Ok(())
 }
