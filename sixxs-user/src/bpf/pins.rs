@@ -192,6 +192,12 @@ impl Pins {
         Ok(links)
     }
 
+    /// The paths of all pinned links.
+    pub(super) fn link_paths(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let names = names(&self.links())?.into_iter();
+        Ok(names.map(|name| self.links().join(name)).collect())
+    }
+
     /// Removes all pins of this version.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
         fs::remove_dir_all(&self.root).with_context(|| format!("remove {}", self.root.display()))

@@ -14,7 +14,10 @@ use super::{
     clsact::{remove_clsact, remove_filter},
     dispatcher, objects, pins, tcx, unscoped,
 };
-use crate::netlink::{Netlink, tc::Direction};
+use crate::{
+    host::files,
+    netlink::{Netlink, tc::Direction},
+};
 
 /// Detaches the programs of sixxs from all interfaces of this network namespace, removes the clsact qdiscs that
 /// sixxs has made and nothing else uses, and removes all pins of this namespace.
@@ -50,14 +53,21 @@ pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow:
         remove_clsact(&pins, netlink, index).await?;
     }
     let tcx = pins.read_links()?;
-    // The last descriptor of a link detaches the program when it is closed; the last pin does that later.
-    let xdp = pins.pinned_xdp_links()?.into_iter();
-    let xdp: Vec<_> = xdp
-        .map(|index| objects::open(&pins.xdp_link(index)))
-        .collect();
+    detach_one_by_one(&pins)?;
     pins::remove_all(&pins)?;
-    drop(xdp);
     wait_until_detached(tcx.into_iter().map(|(_, link)| link).collect()).await;
+    Ok(())
+}
+
+/// Detaches the programs of all pinned links. The last descriptor of a link detaches its program when it is closed; the last
+/// pin does that later, and with hundreds of links no other process can change an interface for seconds.
+fn detach_one_by_one(pins: &Pins) -> anyhow::Result<()> {
+    for path in pins.link_paths()? {
+        // What cannot be opened goes with the other pins.
+        let link = objects::open(&path);
+        files::remove_if_exists(&path)?;
+        drop(link);
+    }
     Ok(())
 }
 

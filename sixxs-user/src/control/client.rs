@@ -39,14 +39,19 @@ const IDLE_LIMIT: Duration = Duration::from_secs(2);
 /// Time limit for `/v1/alive`, for a daemon that is busy.
 const ALIVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Time limit for a request that reads.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit for a request that reads. A daemon that attaches programs to hundreds of interfaces is busy for some
+/// time.
+const READ_LIMIT: Duration = Duration::from_secs(60);
+
+/// Time limit for the lines of a test.
+const LINES_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time limit for a request that changes something: each command of a tunnel has a minute.
 const CHANGE_LIMIT: Duration = Duration::from_secs(150);
 
 /// Sends a GET request, and parses the response.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+    alive(socket).await?;
     let exchange = async { whole(request(socket, Method::GET, path, Bytes::new()).await?).await };
     let body = within(READ_LIMIT, exchange).await?;
     serde_json::from_slice(&body).with_context(|| format!("parse the answer to {path}"))
@@ -123,7 +128,7 @@ pub async fn ask_for_lines<T: Serialize + Sync>(
     alive(socket).await?;
     let exchange =
         async { pass_lines(request(socket, Method::POST, path, body).await?, each).await };
-    within(READ_LIMIT, exchange).await
+    within(LINES_LIMIT, exchange).await
 }
 
 async fn pass_lines(

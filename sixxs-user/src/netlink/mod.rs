@@ -66,8 +66,10 @@ pub use rules::NoPolicyRules;
 pub use watch::{Change, ForeignRouteChange, PathWatcher, Removal, Removed, Watcher};
 pub use xdp::replace_xdp;
 
-/// Timeout of a request; the kernel always answers faster.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of a request. The kernel answers at once, but only one process at a time may change or list interfaces: the
+/// removal of a network namespace with hundreds of interfaces, each with programs, keeps the others waiting for ten
+/// seconds and more.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection for requests, and one for changes.
 pub struct Netlink {

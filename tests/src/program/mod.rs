@@ -183,7 +183,12 @@ impl Program {
 
     /// Runs a command that has to succeed.
     pub fn run_ok(&self, arguments: &[&str]) -> Result<Output> {
-        let printed = self.run(arguments)?;
+        self.run_ok_within(LIMIT, arguments)
+    }
+
+    /// The same for a command that may take longer.
+    pub fn run_ok_within(&self, limit: Duration, arguments: &[&str]) -> Result<Output> {
+        let printed = finish_within(limit, &mut self.command(arguments))?;
         ensure!(
             printed.code == 0,
             "sixxs {}: {printed:#?}",
@@ -206,6 +211,7 @@ impl Program {
         let values = serde_json::Deserializer::from_str(&printed.stdout).into_iter();
         let values = values.collect::<Result<Vec<Value>, _>>();
         let values = values.with_context(|| format!("{}: {printed:#?}", arguments.join(" ")))?;
+        ensure!(!values.is_empty(), "{}: {printed:#?}", arguments.join(" "));
         Ok((printed.code, values))
     }
 
@@ -263,6 +269,7 @@ pub fn finish(command: &mut Command) -> Result<Output> {
 }
 
 fn finish_within(limit: Duration, command: &mut Command) -> Result<Output> {
+    let limit = limit * wait::patience();
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command
         .stdin(Stdio::null())

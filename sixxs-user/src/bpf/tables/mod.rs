@@ -1,6 +1,7 @@
 //! Fills the programs' maps, and reads their counters.
 //!
 //! * this file – slots, tunnels and interfaces
+//! * `insert` – inserts into maps whose elements the kernel allocates one by one
 //! * `endpoints` – the endpoints of tunnels, and the counters of outer packets
 //! * `outers` – the outer paths of tunnels that the programs carry
 //! * `screening` – the outer packets to screen, and the counters of those that are forged
@@ -9,13 +10,17 @@
 //! * `restore` – restores maps that other software changed
 
 mod endpoints;
+mod insert;
 mod outers;
 mod read;
 mod restore;
 mod screening;
 mod sources;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use anyhow::{Context as _, anyhow};
 use aya::{
@@ -39,7 +44,9 @@ use sixxs_core::{
 };
 
 pub(super) use self::read::sum;
-use self::{endpoints::Endpoints, outers::Outers, screening::Screens, sources::Written};
+use self::{
+    endpoints::Endpoints, insert::insert, outers::Outers, screening::Screens, sources::Written,
+};
 use super::pod::Raw;
 
 /// Upper limit for the generation of the sources. It starts at one and never reaches this limit; other software has
@@ -237,10 +244,10 @@ impl Tables {
         if self.timed.contains(&slot) {
             return Ok(());
         }
-        match self.times.insert(slot, on_all_cpus(Times::NONE)?, NEW) {
+        match insert(|| self.times.insert(slot, on_all_cpus(Times::NONE)?, NEW)) {
             Ok(()) => {}
             Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).context("make room for the times of replies"),
         }
         self.timed.insert(slot);
@@ -362,12 +369,12 @@ impl Tables {
 }
 
 /// The same value for each CPU.
-fn on_all_cpus<T: Copy>(value: T) -> anyhow::Result<PerCpuValues<Raw<T>>>
+fn on_all_cpus<T: Copy>(value: T) -> io::Result<PerCpuValues<Raw<T>>>
 where
     Raw<T>: aya::Pod,
 {
     let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    Ok(PerCpuValues::try_from(vec![Raw(value); processors])?)
+    PerCpuValues::try_from(vec![Raw(value); processors])
 }
 
 /// Removes what a map has too much, then adds what it lacks: it may be full. Returns whether something differed.
@@ -385,8 +392,7 @@ fn reconcile<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     }
     for (key, value) in intended {
         if found.get(key) != Some(value) {
-            map.insert(key, value, 0)
-                .context("write an entry of a map")?;
+            insert(|| map.insert(key, value, 0)).context("write an entry of a map")?;
         }
     }
     Ok(found != *intended)
@@ -395,9 +401,7 @@ fn reconcile<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
 fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
             Ok(())
         }
         Err(error) => Err(error).context("remove an entry"),

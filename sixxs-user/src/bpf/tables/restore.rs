@@ -5,7 +5,8 @@ use aya::maps::{MapError, lpm_trie::Key};
 use sixxs_common::{echo::Times, layout};
 
 use super::{
-    HIGHEST_GENERATION, Raw, Tables, on_all_cpus, sources::Written, tolerate_missing, write_name,
+    HIGHEST_GENERATION, Raw, Tables, insert::insert, on_all_cpus, sources::Written,
+    tolerate_missing, write_name,
 };
 
 impl Tables {
@@ -62,8 +63,7 @@ impl Tables {
             match self.times.get(&slot, 0) {
                 Ok(_) => {}
                 Err(MapError::KeyNotFound) => {
-                    self.times
-                        .insert(slot, on_all_cpus(Times::NONE)?, 0)
+                    insert(|| self.times.insert(slot, on_all_cpus(Times::NONE)?, 0))
                         .context("make room for the times of replies")?;
                     restored = true;
                 }
@@ -108,8 +108,7 @@ impl Tables {
 
     fn restore_directs(&mut self, intended: &Written, found: &Written) -> anyhow::Result<bool> {
         for (bits, key) in intended.directs.difference(&found.directs) {
-            self.directs
-                .insert(&Key::new(*bits, *key), 1, 0)
+            insert(|| self.directs.insert(&Key::new(*bits, *key), 1, 0))
                 .context("add a direct destination")?;
         }
         for (bits, key) in found.directs.difference(&intended.directs) {
@@ -122,9 +121,7 @@ impl Tables {
         for ((bits, octets), entry) in &intended.sources {
             if found.sources.get(&(*bits, *octets)) != Some(entry) {
                 let key = Key::new(u32::from(*bits), *octets);
-                self.sources
-                    .insert(&key, Raw(*entry), 0)
-                    .context("add a source")?;
+                insert(|| self.sources.insert(&key, Raw(*entry), 0)).context("add a source")?;
             }
         }
         for (bits, octets) in found.sources.keys() {

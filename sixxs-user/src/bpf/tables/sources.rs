@@ -13,7 +13,7 @@ use sixxs_core::{
     types::Prefix as CorePrefix,
 };
 
-use super::{Raw, Tables, tolerate_missing};
+use super::{Raw, Tables, insert::insert, tolerate_missing};
 
 /// Sources and direct destinations in the maps.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,16 +49,13 @@ impl Tables {
         // Direct destinations first: a new source must not leak to its own LAN. Add before remove: after
         // each step the programs decide correctly for every entry that stays.
         for (bits, key) in next.directs.difference(&before.directs) {
-            self.directs
-                .insert(&Key::new(*bits, *key), 1, 0)
+            insert(|| self.directs.insert(&Key::new(*bits, *key), 1, 0))
                 .context("add a direct destination")?;
         }
         for ((bits, octets), entry) in &next.sources {
             if before.sources.get(&(*bits, *octets)) != Some(entry) {
                 let key = Key::new(u32::from(*bits), *octets);
-                self.sources
-                    .insert(&key, Raw(*entry), 0)
-                    .context("add a source")?;
+                insert(|| self.sources.insert(&key, Raw(*entry), 0)).context("add a source")?;
             }
         }
         self.switch_table(&wanted.sources)?;
