@@ -4,7 +4,7 @@ use sixxs_core::{config::Config, doctor::daemon::Daemon};
 
 use super::{has_native, managers};
 use crate::{
-    control::api::{State, Status},
+    control::api::{LinkState, State, Status},
     control::client,
     host::paths::Paths,
 };
@@ -36,7 +36,7 @@ pub(super) async fn daemon(
     }
 }
 
-/// The daemon's problems, and the health problems of tunnels that are up.
+/// The daemon's problems, the health problems of tunnels that are up, and the links of groups that cannot take over.
 fn problems(status: &Status) -> Vec<String> {
     let tunnels = status
         .tunnels
@@ -46,5 +46,43 @@ fn problems(status: &Status) -> Vec<String> {
         let reasons = tunnel.health_reasons.iter();
         reasons.map(|reason| format!("{} is {}: {reason}", tunnel.name, tunnel.health))
     });
-    status.problems.iter().cloned().chain(reasons).collect()
+    let groups = status.groups.iter();
+    let spare = groups.flat_map(|group| {
+        let links = group.links.iter();
+        let bad =
+            links.filter(|link| link.name != group.active && link.state != LinkState::Good);
+        bad.map(|link| {
+            let (group, link, state) = (&group.name, &link.name, link.state);
+            format!("{link} is {state}, so it cannot take over the prefixes of {group}")
+        })
+    });
+    let problems = status.problems.iter().cloned();
+    problems.chain(reasons).chain(spare).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// That the active link fails is among the daemon's problems.
+    #[test]
+    fn links_that_cannot_take_over_are_problems() {
+        let link = |name: &str, state: &str| json!({"name": name, "state": state});
+        let links = [link("he", "failing"), link("wg0", "down"), link("he2", "good")];
+        let status = json!({"healthy": false, "corrections": 0, "tunnels": [], "uplinks": [],
+            "brokers": [], "problems": ["lan: no link is good"],
+            "groups": [{"name": "lan", "active": "he", "active_seconds": 7.0, "switches": 1,
+                "links": links, "prefixes": [], "table": 202, "routing": "in_place",
+                "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}}]});
+        let status: Status = serde_json::from_value(status).unwrap();
+        assert_eq!(
+            problems(&status),
+            [
+                "lan: no link is good",
+                "wg0 is down, so it cannot take over the prefixes of lan"
+            ]
+        );
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 use super::meter::Meter;
 use crate::{
     control::api::{
-        About, Alert, Health, Program, Routing, State, Status, Treatment, Tunnel, Uplink,
+        About, Alert, Group, Health, Program, Routing, State, Status, Treatment, Tunnel, Uplink,
     },
     control::text,
 };
@@ -251,6 +251,12 @@ impl Model {
             rows.reverse();
         }
         rows
+    }
+
+    /// The groups.
+    pub(super) fn groups(&self) -> &[Group] {
+        let status = self.status.as_ref();
+        status.map_or(&[], |status| status.groups.as_slice())
     }
 
     /// The uplinks.

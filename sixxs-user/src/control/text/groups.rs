@@ -17,6 +17,21 @@ pub(super) fn group(text: &mut String, group: &Group) {
         format!(", table {}", group.table),
     ];
     push_line(text, &fitting(&first, WIDTH));
+    push_line(
+        text,
+        &format!("  active    {}", fitting(&links(group), WIDTH - LABEL)),
+    );
+    let line = format!(
+        "  in place  rules and routes: {}; {}",
+        group.routing.name().replace('_', " "),
+        counted(group.switches, "switch", "switches")
+    );
+    push_line(text, &line);
+    leaks(text, group.leaks);
+}
+
+/// The links of a group, the active one first, in parts of which the last ones can be left out.
+pub(crate) fn links(group: &Group) -> Vec<String> {
     let links = group.links.iter();
     let others = links.filter(|link| link.name != group.active);
     let others = others.map(|link| format!(", {} is {}", link.name, link.state));
@@ -27,17 +42,7 @@ pub(super) fn group(text: &mut String, group: &Group) {
         format!(" for {}", duration(group.active_seconds)),
     ];
     parts.extend(others);
-    push_line(
-        text,
-        &format!("  active    {}", fitting(&parts, WIDTH - LABEL)),
-    );
-    let line = format!(
-        "  in place  rules and routes: {}; {}",
-        group.routing.name().replace('_', " "),
-        counted(group.switches, "switch", "switches")
-    );
-    push_line(text, &line);
-    leaks(text, group.leaks);
+    parts
 }
 
 /// Leaks by treatment.

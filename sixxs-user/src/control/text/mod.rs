@@ -9,6 +9,7 @@ mod status;
 use crate::control::api::Counters;
 
 pub use alert::alert;
+pub(crate) use groups::links;
 pub(crate) use alert::{leaked_packets, sender};
 pub use lines::wrapped;
 pub(crate) use lines::{WIDTH, fitting, push_line};

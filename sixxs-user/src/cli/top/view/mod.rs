@@ -2,6 +2,7 @@
 //! texts.
 
 mod alerts;
+mod groups;
 mod help;
 mod table;
 mod theme;
@@ -33,27 +34,39 @@ struct Parts {
     tunnels: u16,
     /// Details of the selected tunnel.
     detail: u16,
+    /// Heading and groups.
+    groups: u16,
     /// Heading and uplinks.
     uplinks: u16,
     alerts: u16,
     foot: u16,
 }
 
+/// What there is to show.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    tunnels: usize,
+    groups: usize,
+    uplinks: usize,
+    /// Number of lines that the alerts need.
+    alerts: usize,
+}
+
 impl Parts {
-    /// Splits `height` lines among the parts, for this number of tunnels and uplinks; `wanted` is the number of
-    /// lines that the alerts need. Lines that other parts do not need go to the alerts.
-    fn new(height: u16, tunnels: usize, uplinks: usize, wanted: usize, reading: bool) -> Self {
+    /// Splits `height` lines among the parts. Lines that other parts do not need go to the alerts.
+    fn new(height: u16, counts: Counts, reading: bool) -> Self {
         let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let head = height.min(1);
         let foot = u16::from(height >= 4);
         let room = height - head - foot;
-        let detail = u16::from(room >= 12 && tunnels > 0);
-        let uplinks = match uplinks {
+        let detail = u16::from(room >= 12 && counts.tunnels > 0);
+        let table = |count: usize| match count {
             0 => 0,
             _ if room < 10 => 0,
             some => lines(some).min(room / 6) + 1,
         };
-        let left = room - detail - uplinks;
+        let [groups, uplinks] = [counts.groups, counts.uplinks].map(table);
+        let left = room - detail - groups - uplinks;
         let least = match (reading, left) {
             // The heading, and three tunnels.
             (true, _) => left
@@ -62,14 +75,15 @@ impl Parts {
                 .min(left.saturating_sub(2)),
             (false, ..=5) => 0,
             (false, ..=11) => 3,
-            (false, _) => lines(wanted).min(left / 2).max(left / 4),
+            (false, _) => lines(counts.alerts).min(left / 2).max(left / 4),
         };
-        let tunnels = lines(tunnels.max(1)).saturating_add(1).min(left - least);
+        let tunnels = lines(counts.tunnels.max(1)).saturating_add(1).min(left - least);
         let alerts = left - tunnels;
         Self {
             head,
             tunnels,
             detail,
+            groups,
             uplinks,
             alerts,
             foot,
@@ -83,14 +97,14 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
     let columns = Columns::new(area.width.into(), model);
     let tunnels = model.tunnels(app.sort, app.reverse);
     let uplinks = model.uplinks();
-    let wanted = alerts::wanted(app, area.width.into(), theme);
-    let parts = Parts::new(
-        area.height,
-        tunnels.len(),
-        uplinks.len(),
-        wanted,
-        app.reading,
-    );
+    let groups = model.groups();
+    let counts = Counts {
+        tunnels: tunnels.len(),
+        groups: groups.len(),
+        uplinks: uplinks.len(),
+        alerts: alerts::wanted(app, area.width.into(), theme),
+    };
+    let parts = Parts::new(area.height, counts, app.reading);
 
     let canvas = Canvas { area, buffer };
     let mut rest = canvas.part(parts.head, |canvas| {
@@ -103,6 +117,13 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
         if let Some((tunnel, _)) = tunnels.get(app.selected_row()) {
             let text = detail(tunnel, app.selected_row(), tunnels.len());
             draw_detail(canvas, tunnel, &text, theme);
+        }
+    });
+    rest = rest.part(parts.groups, |canvas| {
+        let (name, width) = (columns.name(), canvas.width());
+        canvas.line(0, &groups::headings(name, theme));
+        for (line, group) in (1..).zip(groups) {
+            canvas.line(line, &groups::line(group, name, width, theme));
         }
     });
     rest = rest.part(parts.uplinks, |canvas| {

@@ -120,8 +120,10 @@ impl Columns {
         let status = model.status();
         let tunnels = status.iter().flat_map(|status| &status.tunnels);
         let uplinks = status.iter().flat_map(|status| &status.uplinks);
+        let groups = model.groups().iter();
         let names = tunnels
             .map(|tunnel| &tunnel.name)
+            .chain(groups.map(|group| &group.name))
             .chain(uplinks.map(|uplink| &uplink.name));
         // The name of an interface has at most 15 bytes; longer ones are invalid.
         let longest = names.map(|name| words::width(name)).max().unwrap_or(0);
@@ -155,6 +157,13 @@ impl Columns {
             }
         }
         Self(columns)
+    }
+
+    /// The width of the column of names.
+    pub(super) fn name(&self) -> usize {
+        let mut columns = self.0.iter();
+        let name = columns.find(|(column, _)| *column == Column::Name);
+        name.map_or(0, |(_, width)| *width)
     }
 
     pub(super) fn tunnel_headings(&self, sort: Sort, theme: Theme) -> Line<'static> {

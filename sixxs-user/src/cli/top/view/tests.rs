@@ -186,6 +186,28 @@ fn long_names_leave_the_numbers_whole() {
 }
 
 #[test]
+fn a_group_shows_its_links() {
+    let group = |name: &str, active: &str, states: [&str; 2]| {
+        let links = ["sixxs0", "wg-office"].iter().zip(states);
+        let links = links.map(|(name, state)| json!({"name": name, "state": state}));
+        json!({"name": name, "active": active, "active_seconds": 754.0, "switches": 3,
+            "links": links.collect::<Vec<_>>(), "prefixes": ["2001:db8:cc::/48"], "table": 210,
+            "routing": "in_place",
+            "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}})
+    };
+    let app = app(&named(&["sixxs0", "wg-office"]), |status| {
+        status["groups"] = json!([
+            group("lan", "sixxs0", ["good", "good"]),
+            group("guests", "sixxs0", ["good", "failing"]),
+            group("servers", "wg-office", ["down", "failing"]),
+        ]);
+    });
+    as_in_the_file("groups", &screen(&app, (80, 24), COLOURED));
+    let narrow = screen(&app, (40, 12), COLOURED);
+    assert!(!narrow.contains("carried by") || narrow.contains("sixxs0 (good)"), "{narrow}");
+}
+
+#[test]
 fn nothing_at_all() {
     let app = app(&[], |_| {});
     as_in_the_file("none", &screen(&app, (80, 24), COLOURED));
@@ -319,18 +341,25 @@ fn without_colour_there_is_none() {
 fn parts_never_exceed_the_screen() {
     for height in 0..200 {
         for tunnels in [0, 1, 2, 10, 200, 100_000] {
-            for uplinks in [0, 1, 5, 100_000] {
-                for (wanted, reading) in [(0, false), (7, false), (100_000, false), (0, true)] {
-                    let parts = Parts::new(height, tunnels, uplinks, wanted, reading);
+            for (groups, uplinks) in [(0, 0), (0, 1), (1, 1), (0, 5), (5, 0), (100_000, 100_000)] {
+                for (alerts, reading) in [(0, false), (7, false), (100_000, false), (0, true)] {
+                    let counts = Counts {
+                        tunnels,
+                        groups,
+                        uplinks,
+                        alerts,
+                    };
+                    let parts = Parts::new(height, counts, reading);
                     let Parts {
                         head,
                         tunnels,
                         detail,
+                        groups,
                         uplinks,
                         alerts,
                         foot,
                     } = parts;
-                    let all = head + tunnels + detail + uplinks + alerts + foot;
+                    let all = head + tunnels + detail + groups + uplinks + alerts + foot;
                     assert_eq!(all, height, "{parts:?}");
                     assert!(height < 4 || tunnels >= 2, "{height}: {parts:?}");
                 }
