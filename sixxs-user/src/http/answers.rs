@@ -104,7 +104,10 @@ impl Site {
                 Ok(Ok(metrics)) => of_type(METRICS_TYPE, metrics),
                 Ok(Err(error)) | Err(error) => failed(&error),
             },
-            "/events" if *method == Method::HEAD => of_type("text/event-stream", Body::empty()),
+            "/events" if *method == Method::HEAD => match self.feed.is_full() {
+                true => too_many_pages(),
+                false => of_type("text/event-stream", Body::empty()),
+            },
             "/events" => self.events(names, streams),
             "/history" => self.history(uri).await,
             _ => plain(
@@ -116,11 +119,7 @@ impl Site {
 
     fn events(&self, names: watch::Receiver<Names>, streams: &SharedFlag) -> Response<Body> {
         let Some(events) = self.feed.events(names) else {
-            let why = "too many pages are open; close one\n";
-            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, why);
-            let seconds = HeaderValue::from_static(FULL_SECONDS);
-            response.headers_mut().insert(RETRY_AFTER, seconds);
-            return response;
+            return too_many_pages();
         };
         streams.set();
         of_type("text/event-stream", Body::from_stream(events))
@@ -160,6 +159,14 @@ fn refused(refusal: Refusal) -> Response<Body> {
 
 fn failed(error: &anyhow::Error) -> Response<Body> {
     plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n"))
+}
+
+fn too_many_pages() -> Response<Body> {
+    let why = "too many pages are open; close one\n";
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, why);
+    let seconds = HeaderValue::from_static(FULL_SECONDS);
+    response.headers_mut().insert(RETRY_AFTER, seconds);
+    response
 }
 
 fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {

@@ -72,6 +72,11 @@ impl Feed {
         }
     }
 
+    /// Whether there are as many clients as there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
     /// The events for a client, until the server ends that the names come from; `None`: there are too many clients.
     pub(super) fn events(
         &self,

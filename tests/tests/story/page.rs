@@ -285,6 +285,8 @@ fn clients_are_limited_and_slow_ones_cost_nothing() -> Result<()> {
         "{head}"
     );
     assert!(body.contains("too many pages"), "{body}");
+    let (head, _) = ask(host, "HEAD /events", &[("Host", PAGE)])?;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
 
     // Other clients, of which many are idle, neither displace them nor wait for them.
     let idle: Vec<_> = (0..60)

@@ -486,17 +486,26 @@ const startedAt = Date.now();
 let source;
 let triedAt = 0;
 let heardAt = 0;
+let isFull = false;
 
 function connect() {
   triedAt = Date.now();
   source = new EventSource("events");
   const heard = (show) => ({ data }) => {
     heardAt = Date.now();
+    isFull = false;
     show(JSON.parse(data));
     showConnection();
   };
   source.addEventListener("state", heard(showState));
   source.addEventListener("rates", heard(showRates));
+  source.addEventListener("error", async ({ target }) => {
+    // After a refusal it is closed, and does not have the status.
+    if (target.readyState !== EventSource.CLOSED) return;
+    const answer = await fetch("events", { method: "HEAD" }).catch(() => null);
+    isFull = answer?.status === 503;
+    showConnection();
+  });
 }
 
 function showConnection() {
@@ -504,7 +513,8 @@ function showConnection() {
   const isOpen = source.readyState === EventSource.OPEN;
   const at = heardAt ? ` since ${new Date(heardAt).toISOString().slice(11, 19)}` : "";
   let [text, tone] = ["Live", "good"];
-  if (!heardAt && !isLate) [text, tone] = ["Connecting", "off"];
+  if (isFull) [text, tone] = ["Too many pages are open: close one", "warn"];
+  else if (!heardAt && !isLate) [text, tone] = ["Connecting", "off"];
   else if (isLate && isOpen) [text, tone] = [`Out of date: the daemon has sent nothing${at}`, "warn"];
   else if (isLate) [text, tone] = [`No connection to the daemon${at}; trying again`, "bad"];
   $("#connection").dataset.tone = tone;

@@ -6,17 +6,19 @@
 mod checks;
 mod past;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use sixxs_tests::browser::Browser;
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::probe::service::Services;
 use sixxs_tests::probe::{self, PingStream};
-use sixxs_tests::program::{Hook, Program};
+use sixxs_tests::program::{Daemon, Hook, Program};
 use sixxs_tests::wait;
 
 use crate::checks::{Page, View};
@@ -67,6 +69,11 @@ fn run() -> Result<()> {
     let daemon = program.start()?;
     page.until("the connection is back", LIMIT, IS_LIVE)?;
     println!("the connection comes back");
+    let (daemon, others) = crowded(&lab, &program, daemon)?;
+    page.shows("a refusal", LIMIT, &["Too many pages are open"])?;
+    drop(others);
+    page.until("the connection is back again", LIMIT, IS_LIVE)?;
+    println!("a page too many says so");
     drop(browser);
     for stream in pings {
         stream?.stop()?;
@@ -128,6 +135,37 @@ fn carry(lab: &Lab) -> Result<()> {
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(())
+}
+
+/// Restarts the daemon, and takes all its places for pages before the browser connects again.
+fn crowded(
+    lab: &Lab,
+    program: &Program,
+    mut daemon: Daemon,
+) -> Result<(Daemon, Vec<TcpStream>)> {
+    const PLACES: usize = 16;
+    const TRIES: usize = 5;
+    for _ in 0..TRIES {
+        daemon.stop()?;
+        daemon = program.start()?;
+        let open = || (0..PLACES).map(|_| open_events()).collect();
+        let all: Vec<_> = lab.host().run(open)?;
+        // Else the browser was faster.
+        if all.iter().all(|(_, is_served)| *is_served) {
+            return Ok((daemon, all.into_iter().map(|(stream, _)| stream).collect()));
+        }
+    }
+    bail!("the browser was always faster")
+}
+
+/// Opens a connection for events. Returns whether the daemon serves it too.
+fn open_events() -> Result<(TcpStream, bool)> {
+    let mut stream = TcpStream::connect(ADDRESS)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    write!(stream, "GET /events HTTP/1.1\r\nHost: {ADDRESS}\r\n\r\n")?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    Ok((stream, status == *b"HTTP/1.1 200"))
 }
 
 /// Shows hundreds of tunnels, whose interfaces do not exist.
