@@ -13,6 +13,7 @@ use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::probe::{self, PingStream, ping};
 use sixxs_tests::program::status::{Group, Probes, Status};
 use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::terminal::tmux::Tmux;
 use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
@@ -316,6 +317,7 @@ fn a_link_that_goes_is_replaced_at_once() -> Result<()> {
     println!("{lost} of {} pings lost", pings.sent);
     // Up to the deletion, replies wait in the queue of the device.
     ensure!(lost < 100, "{pings:?}");
+    the_other_reports_show_it(&fixture)?;
     // Now there is no good link any more. The active one stays.
     kill(second)?;
     let text = "no link of the group is good; sixxs1 carries its prefixes";
@@ -344,6 +346,26 @@ fn a_link_that_goes_is_replaced_at_once() -> Result<()> {
     ensure_answered(&fixture)?;
     ensure!(daemon.stop()? == 0);
     Ok(())
+}
+
+/// `doctor` and `top` while the first link is down.
+fn the_other_reports_show_it(fixture: &Fixture) -> Result<()> {
+    let (code, report) = fixture.program.json(&["doctor"])?;
+    let text = "sixxs0 is down, so it cannot take over the prefixes of lan";
+    ensure!(
+        code == 3 && report[0].to_string().contains(text),
+        "{report:#?}"
+    );
+    let tmux = Tmux::start(fixture.host(), &fixture.program, (80, 24), &[])?;
+    tmux.line(&format!("{} top", fixture.program.binary().display()))?;
+    tmux.until("the group is shown", |screen| {
+        screen.lines().any(|line| {
+            line.starts_with(" lan ")
+                && line.contains("sixxs1 (good) for")
+                && line.contains("sixxs0 is down")
+        })
+    })?;
+    tmux.key("q")
 }
 
 #[test]

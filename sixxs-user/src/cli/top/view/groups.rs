@@ -19,7 +19,11 @@ pub(super) fn headings(name: usize, theme: Theme) -> Line<'static> {
 
 /// A group, in this width.
 pub(super) fn line(group: &Group, name: usize, width: usize, theme: Theme) -> Line<'static> {
-    let shown = words::cut(&words::harmless(&group.name, theme.ascii), name, theme.ascii);
+    let shown = words::cut(
+        &words::harmless(&group.name, theme.ascii),
+        name,
+        theme.ascii,
+    );
     let blanks = " ".repeat(name.saturating_sub(words::width(&shown)));
     let room = width.saturating_sub(name + 2);
     let links = text::fitting(&text::links(group), room);

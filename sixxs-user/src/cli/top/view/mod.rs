@@ -77,7 +77,9 @@ impl Parts {
             (false, ..=11) => 3,
             (false, _) => lines(counts.alerts).min(left / 2).max(left / 4),
         };
-        let tunnels = lines(counts.tunnels.max(1)).saturating_add(1).min(left - least);
+        let tunnels = lines(counts.tunnels.max(1))
+            .saturating_add(1)
+            .min(left - least);
         let alerts = left - tunnels;
         Self {
             head,

@@ -204,7 +204,10 @@ fn a_group_shows_its_links() {
     });
     as_in_the_file("groups", &screen(&app, (80, 24), COLOURED));
     let narrow = screen(&app, (40, 12), COLOURED);
-    assert!(!narrow.contains("carried by") || narrow.contains("sixxs0 (good)"), "{narrow}");
+    assert!(
+        !narrow.contains("carried by") || narrow.contains("sixxs0 (good)"),
+        "{narrow}"
+    );
 }
 
 #[test]
