@@ -11,7 +11,8 @@ use sixxs_core::{
 };
 
 use super::{
-    AttachPoint, EGRESS, INGRESS, Kernel, Synced, UNDERLAY, UNDERLAY_IP, hook::AttachState, program,
+    AttachPoint, EGRESS, INGRESS, Kernel, Synced, UNDERLAY, UNDERLAY_IP, XDP, hook::AttachState,
+    load::loaded, program,
 };
 use crate::{
     host::kernel_support,
@@ -27,7 +28,7 @@ impl Kernel {
         links: &Links,
         netlink: &Netlink,
         synced: &mut Synced,
-    ) -> anyhow::Result<()> {
+    ) {
         for (name, interface) in &wanted.interfaces {
             let link = links.by_index(interface.index);
             let kernel_name = link.map_or(name, |link| link.kernel_name());
@@ -36,17 +37,16 @@ impl Kernel {
                     index: interface.index,
                     direction: *direction,
                 };
-                let program = program(&mut self.ebpf, program_at(interface, *direction))?;
-                let attached = self
-                    .attachments
-                    .ensure(
-                        program,
-                        kernel_name,
-                        point,
-                        wanted.by_filters.contains(name),
-                        netlink,
-                    )
-                    .await;
+                let by_filter = wanted.by_filters.contains(name);
+                let attachments = &mut self.attachments;
+                let attached = match program(&mut self.ebpf, program_at(interface, *direction)) {
+                    Ok(program) => {
+                        attachments
+                            .ensure(program, kernel_name, point, by_filter, netlink)
+                            .await
+                    }
+                    Err(error) => Err(error),
+                };
                 tokio::task::yield_now().await;
                 match attached {
                     Ok(AttachState::Detached) => {
@@ -63,7 +63,6 @@ impl Kernel {
                 }
             }
         }
-        Ok(())
     }
 
     /// Attaches the XDP program where it is wanted, and detaches it elsewhere. Returns failures, as messages: with "auto",
@@ -80,6 +79,15 @@ impl Kernel {
         let wishes: Vec<_> = wishes.collect();
         let keep = |index| wishes.iter().any(|(_, _, link)| link.index == index);
         self.xdp.retain(links, &keep);
+        let is_needed = wishes
+            .iter()
+            .any(|(_, wish, _)| matches!(wish, XdpWish::Attach(_)));
+        if is_needed
+            && self.xdp_unloaded.is_none()
+            && let Err(error) = loaded(&mut self.ebpf, XDP)
+        {
+            self.xdp_unloaded = Some(format!("the kernel does not load it: {error:#}"));
+        }
         let mut failures = Vec::new();
         for (name, wish, link) in wishes {
             let XdpWish::Attach(choice) = wish else {

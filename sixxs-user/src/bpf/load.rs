@@ -11,7 +11,7 @@ use aya::{
 use tracing::{debug, warn};
 
 use super::{
-    EGRESS, HookChoice, Kernel, OBJECT, Rings, XDP,
+    EGRESS, HookChoice, Kernel, OBJECT, Rings, UNDERLAY, UNDERLAY_IP, XDP,
     hook::Attachments,
     inside_test::INJECT,
     live_test::HOLD,
@@ -104,7 +104,7 @@ impl Kernel {
             .override_global(aya_log::LEVEL, &level, true)
             .load(object)
             .context("load the eBPF object")?;
-        let xdp_unloaded = load_programs(&mut ebpf)?;
+        load_programs(&mut ebpf)?;
         let pinned = if pins.is_enabled() {
             pins.pinned_maps()?
         } else {
@@ -128,7 +128,7 @@ impl Kernel {
             tables,
             attachments: Attachments::new(pins.clone(), hook),
             xdp: XdpLinks::new(pins.clone()),
-            xdp_unloaded,
+            xdp_unloaded: None,
             pins: pins.clone(),
             pinned,
             former,
@@ -140,13 +140,15 @@ impl Kernel {
     }
 }
 
-/// Loads all programs in parallel: the kernel's verifier takes most of the start-up time. Returns why the XDP program
-/// is not loaded; the others can do without it.
-fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
+/// Programs that few hosts need. Each is loaded with its first use.
+const ON_DEMAND: [&str; 3] = [UNDERLAY, UNDERLAY_IP, XDP];
+
+/// Loads the programs that every host needs, in parallel: the kernel's verifier takes most of the start-up time.
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     thread::scope(|scope| {
-        let is_wanted = |(_, program): &(&str, &mut Program)| {
-            // It is loaded for the dispatcher that it joins.
-            !matches!(program, Program::Extension(_))
+        let is_wanted = |(name, program): &(&str, &mut Program)| {
+            // An extension is loaded for the dispatcher that it joins.
+            !matches!(program, Program::Extension(_)) && !ON_DEMAND.contains(name)
         };
         let mut programs = ebpf.programs_mut().filter(is_wanted);
         let first = programs.next();
@@ -163,12 +165,8 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
                 .map_err(|_panic| anyhow!("loading the program {name} panicked"))?;
             outcomes.push((name, outcome));
         }
-        let mut unloaded = None;
         for (name, outcome) in outcomes {
             match outcome {
-                Err(error) if name == XDP => {
-                    unloaded = Some(format!("the kernel does not load it: {error:#}"));
-                }
                 // Only inside tests need it, and report that it is missing.
                 Err(error) if name == INJECT || name == LISTEN => {
                     warn!("load the program {name}: {error:#}");
@@ -178,8 +176,18 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Option<String>> {
                 outcome => outcome.with_context(|| format!("load the program {name}"))?,
             }
         }
-        Ok(unloaded)
+        Ok(())
     })
+}
+
+/// Loads a program, unless it is loaded.
+pub(super) fn loaded<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
+    if program.fd().is_err() {
+        load_program(program).with_context(|| format!("load the program {name}"))?;
+    }
+    Ok(program)
 }
 
 /// A loader. aya up to 0.14 reads the kernel's BTF even if it is not used. Meanwhile a thread probes the

@@ -73,6 +73,7 @@ pub use rings::{Debugging, LeakRing, RingReader, Rings, wait_on};
 
 use attach::directions;
 use hook::Attachments;
+use load::loaded;
 use pins::Pins;
 use tables::Tables;
 use unscoped::FormerPins;
@@ -104,7 +105,7 @@ pub struct Kernel {
     tables: Tables,
     attachments: Attachments,
     xdp: XdpLinks,
-    /// Why the kernel does not load the XDP program, as a message.
+    /// Why the kernel does not load the XDP program, as a message, once that was tried.
     xdp_unloaded: Option<String>,
     pins: Pins,
     /// Every pinned map, to pin it again if its pin disappears.
@@ -187,7 +188,7 @@ impl Kernel {
         synced
             .failures
             .extend(unwritten.map(|error| format!("{error:#}")));
-        self.attach_all(wanted, links, netlink, &mut synced).await?;
+        self.attach_all(wanted, links, netlink, &mut synced).await;
         let without_xdp = self.attach_xdp(wanted, links, &mut synced.reattached);
         if self.xdp.answering(links) != answering {
             self.tables
@@ -356,7 +357,7 @@ impl Kernel {
 
     /// The descriptor of the XDP program, for test runs.
     pub fn xdp_program(&mut self) -> anyhow::Result<OwnedFd> {
-        let program: &mut Xdp = find(&mut self.ebpf, XDP)?.try_into()?;
+        let program: &mut Xdp = loaded(&mut self.ebpf, XDP)?.try_into()?;
         Ok(program.fd()?.as_fd().try_clone_to_owned()?)
     }
 
@@ -389,8 +390,9 @@ fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
     program.ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
 }
 
+/// A program for traffic control. It is loaded if it is not.
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    Ok(find(ebpf, name)?.try_into()?)
+    Ok(loaded(ebpf, name)?.try_into()?)
 }
 
 fn program_id(program: &SchedClassifier) -> anyhow::Result<u32> {

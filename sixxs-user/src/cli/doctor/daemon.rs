@@ -49,8 +49,7 @@ fn problems(status: &Status) -> Vec<String> {
     let groups = status.groups.iter();
     let spare = groups.flat_map(|group| {
         let links = group.links.iter();
-        let bad =
-            links.filter(|link| link.name != group.active && link.state != LinkState::Good);
+        let bad = links.filter(|link| link.name != group.active && link.state != LinkState::Good);
         bad.map(|link| {
             let (group, link, state) = (&group.name, &link.name, link.state);
             format!("{link} is {state}, so it cannot take over the prefixes of {group}")
@@ -70,7 +69,11 @@ mod tests {
     #[test]
     fn links_that_cannot_take_over_are_problems() {
         let link = |name: &str, state: &str| json!({"name": name, "state": state});
-        let links = [link("he", "failing"), link("wg0", "down"), link("he2", "good")];
+        let links = [
+            link("he", "failing"),
+            link("wg0", "down"),
+            link("he2", "good"),
+        ];
         let status = json!({"healthy": false, "corrections": 0, "tunnels": [], "uplinks": [],
             "brokers": [], "problems": ["lan: no link is good"],
             "groups": [{"name": "lan", "active": "he", "active_seconds": 7.0, "switches": 1,

@@ -9,8 +9,8 @@ mod status;
 use crate::control::api::Counters;
 
 pub use alert::alert;
-pub(crate) use groups::links;
 pub(crate) use alert::{leaked_packets, sender};
+pub(crate) use groups::links;
 pub use lines::wrapped;
 pub(crate) use lines::{WIDTH, fitting, push_line};
 pub(crate) use numbers::{counted, short_time};

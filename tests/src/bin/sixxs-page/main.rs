@@ -138,11 +138,7 @@ fn carry(lab: &Lab) -> Result<()> {
 }
 
 /// Restarts the daemon, and takes all its places for pages before the browser connects again.
-fn crowded(
-    lab: &Lab,
-    program: &Program,
-    mut daemon: Daemon,
-) -> Result<(Daemon, Vec<TcpStream>)> {
+fn crowded(lab: &Lab, program: &Program, mut daemon: Daemon) -> Result<(Daemon, Vec<TcpStream>)> {
     const PLACES: usize = 16;
     const TRIES: usize = 5;
     for _ in 0..TRIES {
