@@ -72,7 +72,9 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    if let Some(action) = request_left(frame, interface) {
+    if inside_test::is_testing()
+        && let Some(action) = request_left(frame, interface)
+    {
         return action;
     }
     if is_foreign(frame, interface) {
@@ -96,9 +98,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         ifindex: interface.ifindex,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
-    // Read again: if the first value were kept, the kernel would verify the decision for each value.
-    if inside_test::is_testing()
-        && let Ok(ipv6) = &ipv6
+    if let Ok(ipv6) = &ipv6
         && let Some(action) = reply_left(frame, interface, ipv6, verdict)
     {
         return action;
@@ -129,6 +129,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
 /// The action for the reply of an inside test, or the packet of a live test; `None`: it is none.
 #[inline(always)]
 fn reply_left(frame: &Frame, interface: &Interface, ipv6: &Ipv6, verdict: Verdict) -> Option<i32> {
+    // Read again: if the first value were kept, the kernel would verify the decision for each value.
+    if !inside_test::is_testing() {
+        return None;
+    }
     match inside_test::left(frame, ipv6.offset, verdict) {
         Leaving::Real => None,
         Leaving::Caught => Some(SHOT),
@@ -140,9 +144,6 @@ fn reply_left(frame: &Frame, interface: &Interface, ipv6: &Ipv6, verdict: Verdic
 /// The action for the request of an outside test; `None`: it is none.
 #[inline(always)]
 fn request_left(frame: &Frame, interface: &Interface) -> Option<i32> {
-    if !inside_test::is_testing() {
-        return None;
-    }
     match outside_test::left(frame)? {
         NEXT if interface.is_carried != 0 => Some(carry::out(frame, interface.slot)),
         action => Some(action),
