@@ -49,9 +49,9 @@ impl DropTrace {
         let instances = tracefs.instances();
         remove_leftovers_in(&instances);
         let thread = gettid();
-        let directory = instances.join(format!("{PREFIX}{thread}"));
+        let (directory, pipe) = make(&instances, thread.as_raw())?;
         let trace = Self {
-            pipe: Some(make(&directory)?),
+            pipe: Some(pipe),
             directory,
             _tracefs: tracefs,
         };
@@ -112,28 +112,36 @@ impl Drop for DropTrace {
     }
 }
 
-/// Makes an instance, and opens its output. Until it is open, another process may remove it as left behind.
-fn make(directory: &Path) -> anyhow::Result<File> {
+/// Makes an instance for a thread, and opens its output. Until it is open, another process may remove it as left behind. The
+/// name may be in use: numbers of threads return.
+fn make(instances: &Path, thread: i32) -> anyhow::Result<(PathBuf, File)> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let mut attempt = 1;
     loop {
-        match fs::create_dir(directory) {
+        let directory = instances.join(format!("{PREFIX}{thread}-{attempt}"));
+        match fs::create_dir(&directory) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(error).with_context(|| format!("make {}", directory.display()));
             }
             _ => {}
         }
         match options.open(directory.join("trace_pipe")) {
-            Err(error) if is_removed(&error) && attempt < MAX_TRIES => attempt += 1,
-            opened => return opened.with_context(|| format!("open {}", directory.display())),
+            Err(error) if is_unusable(&error) && attempt < MAX_TRIES => attempt += 1,
+            opened => {
+                let pipe = opened.with_context(|| format!("open {}", directory.display()))?;
+                return Ok((directory, pipe));
+            }
         }
     }
 }
 
-/// Whether an instance does not exist, or is being removed.
-fn is_removed(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+/// Whether an instance does not exist, is being removed, or has a reader.
+fn is_unusable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENODEV | libc::EBUSY)
+    )
 }
 
 /// Removes the instances of killed processes, where tracefs is mounted.
