@@ -11,7 +11,7 @@ use aya::{
 use tracing::{debug, warn};
 
 use super::{
-    EGRESS, HookChoice, Kernel, OBJECT, Rings, UNDERLAY, UNDERLAY_IP, XDP,
+    EGRESS, HookChoice, Kernel, OBJECT, Rings, UNDERLAY, UNDERLAY_IP, XDP, find,
     hook::Attachments,
     inside_test::INJECT,
     live_test::HOLD,
@@ -182,8 +182,7 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
 
 /// Loads a program, unless it is loaded.
 pub(super) fn loaded<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
-    let program = ebpf.program_mut(name);
-    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
+    let program = find(ebpf, name)?;
     if program.fd().is_err() {
         load_program(program).with_context(|| format!("load the program {name}"))?;
     }
